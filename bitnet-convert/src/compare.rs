@@ -96,7 +96,7 @@ fn constants(source: &ModelFiles, written: &ModelFiles, plan: &Plan) -> Option<S
     if plan.target == Target::Gguf {
         // GGUF has no key for dynamic RoPE; a remark reports it.
         meant.context_limit =
-            meant.context_limit.filter(|limit| limit.reason == LimitReason::SlidingWindow);
+            meant.context_limit.filter(|limit| limit.reason != LimitReason::DynamicRope);
     }
     let read = written.config();
     let named = facts(&meant).into_iter().zip(facts(read)).find(|(meant, read)| meant.1 != read.1);
@@ -120,6 +120,7 @@ fn facts(config: &ModelConfig) -> [(&'static str, String); 15] {
         RopeScaling::Linear(factor) => format!("linear by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!("llama3 by {factor}"),
         RopeScaling::Yarn(yarn) => format!("{yarn:?}"),
+        RopeScaling::LongRope(long) => format!("{long:?}"),
         RopeScaling::Factors(factors) => {
             format!("a factor for each of {} frequencies", factors.len())
         }

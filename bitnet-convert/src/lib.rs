@@ -231,6 +231,10 @@ fn refuse_what_a_target_cannot_say(files: &ModelFiles, target: Target) -> Result
         "it has layers that draft tokens, of which one is read at most and only with `load.draft`; remove the others first"
     } else if between_gguf {
         return Ok(());
+    } else if config.scales.is_some() {
+        "models with scaled embeddings (minicpm) are converted from GGUF to GGUF only"
+    } else if matches!(config.rope_scaling, bitnet_inference::models::RopeScaling::LongRope(_)) {
+        "models with LongRoPE are converted from GGUF to GGUF only"
     } else if config.rotations.is_some() {
         "its weights are stored rotated, which only GGUF files can say: write a GGUF file"
     } else if config.recurrent.is_some() {

@@ -88,8 +88,10 @@ fn write_headers(decided: &Decided, options: &ConvertOptions, folder: &Path) -> 
         file.write_all(&planned.header)
             .and_then(|()| file.set_len(planned.len))
             .map_err(&failed)?;
-        // Opening a file reads one tensor: the RoPE frequency factors.
-        let frequencies = |role: Role| role == Role::RopeFrequencies;
+        // Opening a file reads no tensors but the factors of RoPE.
+        let frequencies = |role: Role| {
+            matches!(role, Role::RopeFrequencies | Role::RopeShortFactors | Role::RopeLongFactors)
+        };
         for work in plan.works.iter().filter(|work| frequencies(work.tensor.name.role)) {
             options.check_stop()?;
             for piece in encoder.encode(work)?.pieces {

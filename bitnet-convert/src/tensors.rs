@@ -69,9 +69,10 @@ pub(crate) fn of(files: &ModelFiles) -> Result<Vec<ModelTensor>> {
                 files.tied() != Some(true) && files.stored_bytes("output")?.is_some()
             }
             TensorName { part: Part::InputNorm, .. }
-            | TensorName { role: Role::DraftOutputNorm, .. } => {
-                files.vector(&name.stem(), cols)?.is_some()
-            }
+            | TensorName {
+                role: Role::DraftOutputNorm | Role::RopeShortFactors | Role::RopeLongFactors,
+                ..
+            } => files.vector(&name.stem(), cols)?.is_some(),
             _ => false,
         };
         if is_there {

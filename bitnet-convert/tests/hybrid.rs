@@ -126,3 +126,26 @@ fn what_a_target_cannot_say_is_refused() {
     let code3 = "gguf-qwen35-code3/model.gguf";
     refused(code3, Some(Target::Gguf), "code3.gguf", "weights of +2 (code 3)");
 }
+
+#[test]
+fn scaled_models_change_their_types_and_stay() {
+    let folder = TempDir::new().unwrap();
+    let (source, there) =
+        (golden("gguf-minicpm-pq2_0").join("model.gguf"), folder.path().join("there.gguf"));
+    let options = ConvertOptions { embedding: None, head: None, ..to("ptq1_0") };
+    convert(&source, &there, &options, &mut |_| true).unwrap();
+    assert_eq!(logits(&there), logits(&source));
+    let names = |path: &Path| -> Vec<String> {
+        GgufFile::open(path).unwrap().tensors().iter().map(|tensor| tensor.name.clone()).collect()
+    };
+    assert!(names(&there).contains(&"rope_factors_long.weight".to_owned()));
+    let dense = golden("minicpm-ternary-dense");
+    for (source, target, name) in
+        [(source, Target::Dense, "dense"), (dense, Target::Gguf, "other.gguf")]
+    {
+        let options = ConvertOptions { target: Some(target), ..ConvertOptions::default() };
+        let output = folder.path().join(name);
+        let error = convert(&source, &output, &options, &mut |_| true).unwrap_err();
+        assert!(error.to_string().contains("minicpm"), "{error}");
+    }
+}

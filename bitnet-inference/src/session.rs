@@ -74,6 +74,9 @@ impl Session {
                     LimitReason::DynamicRope => {
                         "the model's RoPE is dynamic, which is supported up to the trained length"
                     }
+                    LimitReason::LongRope => {
+                        "the model's LongRoPE has other frequencies beyond its original context, which are not supported"
+                    }
                     LimitReason::SlidingWindow => {
                         "the model has sliding-window attention, which is supported within one window"
                     }

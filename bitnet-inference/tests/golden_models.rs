@@ -427,9 +427,7 @@ fn the_largest_logits_are_those_of_the_full_head_bit_for_bit() {
             let h = decoder.forward(&tokens, &mut cache).unwrap();
             let last = h.narrow(0, tokens.len() - 1..tokens.len()).unwrap();
             let logits = decoder.logits(&last).unwrap();
-            let mut x = BitNetTensor::zeros(last.shape(), decoder.pool()).unwrap();
-            let eps = decoder.config.norm_eps;
-            backend.rms_norm(&last, &decoder.output_norm, eps, &mut x).unwrap();
+            let x = decoder.normed(&last).unwrap();
             for guarantee in [Guarantee::Probabilistic, Guarantee::Exact] {
                 let Some(head) = backend.prepare_head(Arc::clone(&rows), guarantee).unwrap() else {
                     continue;

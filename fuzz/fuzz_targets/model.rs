@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use bitnet_inference::{LoadOptions, Model, ModelSource, backend_by_name};
+use bitnet_inference::{DraftSource, LoadOptions, Model, ModelSource, backend_by_name};
 use libfuzzer_sys::fuzz_target;
 
 static BACKEND: LazyLock<Arc<dyn bitnet_core::backend::Backend>> = LazyLock::new(|| {
@@ -13,7 +13,7 @@ static BACKEND: LazyLock<Arc<dyn bitnet_core::backend::Backend>> = LazyLock::new
 fuzz_target!(|bytes: &[u8]| {
     let path = std::env::temp_dir().join(format!("bitnet-fuzz-{}.gguf", std::process::id()));
     std::fs::write(&path, bytes).expect("the temporary folder can be written");
-    let options = LoadOptions::default();
+    let options = LoadOptions { draft: DraftSource::Own, ..LoadOptions::default() };
     let loaded =
         Model::load_with(ModelSource::Path(&path), &options, BACKEND.clone(), &mut |_, _| {});
     std::fs::remove_file(&path).expect("the file was written");

@@ -155,6 +155,11 @@ def cases():
     yield "yarn-mscale", config(LLAMA, rope_scaling=yarn | {"mscale": 0.7, "mscale_all_dim": 0.4, "beta_fast": 2}), "weights"
     yield "yarn-not-truncated", config(LLAMA, rope_scaling=yarn | {"truncate": False, "beta_slow": 0.05}), "weights"
     yield "yarn-no-factor", config(LLAMA, rope_scaling=yarn | {"factor": None}), "weights"
+    factors = [round(1 + 0.3 * i, 3) for i in range(HIDDEN // HEADS // 2)]
+    long = {"rope_type": "longrope", "original_max_position_embeddings": 16, "short_factor": factors, "long_factor": factors[::-1]}
+    yield "longrope", config(LLAMA, rope_scaling=long), "weights"
+    yield "longrope-attention-factor", config(LLAMA, rope_scaling=long | {"attention_factor": 1.4}), "weights"
+    yield "longrope-factor", config(QWEN3, rope_scaling=long | {"factor": 9.0}), "weights"
     yield "tied-with-other-head", config(LLAMA, tie_word_embeddings=True), "weights"
     yield "tied-with-head-alone", config(LLAMA, tie_word_embeddings=True), "head-alone"
     yield "no-tie-word-embeddings", config(LLAMA, tie_word_embeddings=ABSENT), "weights"

@@ -97,6 +97,7 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
         RopeScaling::Yarn(yarn) => {
             format!(", stretched by YaRN {} times from {}", yarn.factor, yarn.original_context)
         }
+        RopeScaling::LongRope(_) => ", stretched by LongRoPE".to_owned(),
         RopeScaling::Factors(factors) => {
             let largest = factors.iter().copied().fold(0.0, f32::max);
             format!(", frequencies divided by up to {largest}")
@@ -120,6 +121,12 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
         let heads = format!("{value_heads} value heads of {value_dim}, {key_heads} key heads");
         let state = format!("{} for every state kept", output::bytes(bytes));
         rows.push(("recurrent", format!("{layers} layers: {heads}; {state}")));
+    }
+    if let Some(scales) = c.scales {
+        let (residual, logits) = (scales.residual, scales.logits);
+        let text =
+            format!("embeddings {}, residuals {residual}, logits {logits}", scales.embedding);
+        rows.push(("scales", text));
     }
     if let Some(rotations) = &c.rotations {
         let block = rotations.by_width.values().next().map_or(0, |rotation| rotation.block());
@@ -250,6 +257,11 @@ fn config_json(c: &ModelConfig) -> Value {
             "beta_slow": output::number(yarn.beta_slow),
             "truncate": yarn.truncate,
             "attention_factor": output::number(yarn.attention_factor),
+        }),
+        RopeScaling::LongRope(long) => json!({
+            "kind": "longrope",
+            "short_factors": *long.short_factors,
+            "attention_factor": output::number(long.attention_factor),
         }),
         RopeScaling::Factors(factors) => json!({ "kind": "factors", "factors": **factors }),
     };

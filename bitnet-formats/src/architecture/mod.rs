@@ -28,6 +28,8 @@ pub enum Architecture {
     BitNet,
     /// Qwen3.5: most layers are gated delta networks, the others have a gate on the output of attention.
     Qwen35,
+    /// MiniCPM: Llama with scaled embeddings, residual branches and logits.
+    MiniCpm,
 }
 
 /// What mixes the tokens of a layer.
@@ -61,6 +63,10 @@ pub enum Role {
     Output,
     /// Factors on the rotary frequencies; only GGUF files have them.
     RopeFrequencies,
+    /// Factors on the rotary frequencies up to the original context (LongRoPE); only GGUF files have them as a tensor.
+    RopeShortFactors,
+    /// Those beyond the original context.
+    RopeLongFactors,
     /// The norm in front of attention.
     AttentionNorm,
     /// The query projection.
@@ -229,6 +235,8 @@ pub struct ArchitectureTable {
     pub gated_attention: bool,
     /// Whether RoPE may rotate a part of a head.
     pub partial_rope: bool,
+    /// Whether embeddings, residual branches and logits are scaled.
+    pub scaled_stream: bool,
     /// What is added to the weights of norms in Hugging Face checkpoints, except those of [`Role::DeltaNorm`].
     pub hf_norm_offset: f32,
     /// Which components of a head GGUF files pair: their rows of Q and K may be permuted.

@@ -18,6 +18,7 @@ const LLAMA: ArchitectureTable = ArchitectureTable {
     recurrent: false,
     gated_attention: false,
     partial_rope: false,
+    scaled_stream: false,
     hf_norm_offset: 0.0,
     gguf_rope_order: RopeOrder::Interleaved,
     hf_rope_order: RopeOrder::Halves,
@@ -184,5 +185,23 @@ const QWEN35_CLASS: ModelClass = ModelClass {
     ..QWEN3_CLASS
 };
 
+const MINICPM: ArchitectureTable = ArchitectureTable {
+    architecture: Architecture::MiniCpm,
+    name: "minicpm",
+    gguf: &[GgufArchitecture { name: "minicpm", activation: None }],
+    classes: &[ModelClass {
+        name: "MiniCPMForCausalLM",
+        config: "MiniCPMConfig",
+        model_type: "minicpm",
+        architecture: Architecture::MiniCpm,
+        eos_token_id: Some(2),
+        ..LLAMA_CLASS
+    }],
+    extra: &[Role::RopeShortFactors, Role::RopeLongFactors],
+    int8_block_types: false,
+    scaled_stream: true,
+    ..LLAMA
+};
+
 /// The table of each family, in the order of the variants.
-pub(super) static TABLES: [ArchitectureTable; 5] = [LLAMA, QWEN2, QWEN3, BITNET, QWEN35];
+pub(super) static TABLES: [ArchitectureTable; 6] = [LLAMA, QWEN2, QWEN3, BITNET, QWEN35, MINICPM];

@@ -94,5 +94,15 @@ pub(crate) const TENSORS: &[TensorSpec] = {
             hf: None,
             ..once(RopeFrequencies, [One, HeadPairs], "rope_freqs", "")
         },
+        TensorSpec {
+            optional: true,
+            hf: None,
+            ..once(RopeShortFactors, [One, HeadPairs], "rope_factors_short", "")
+        },
+        TensorSpec {
+            optional: true,
+            hf: None,
+            ..once(RopeLongFactors, [One, HeadPairs], "rope_factors_long", "")
+        },
     ]
 };

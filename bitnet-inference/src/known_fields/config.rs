@@ -76,6 +76,13 @@ const QWEN35: &[Fields] = &[
     unused(&["vision_start_token_id", "vision_end_token_id", "language_model_only"], IMAGES),
 ];
 
+/// Fields of `MiniCPMForCausalLM`.
+const MINICPM: &[Fields] = &[
+    read(&["scale_emb", "scale_depth", "dim_model_base"]),
+    refused(&["num_experts", "num_experts_per_tok"], ZERO, "mixtures of experts are not supported"),
+    refused(&["sparse_config"], EMPTY, "sparse attention is not supported"),
+];
+
 const DRAFTS: &str = "layers that draft tokens are read from GGUF files only";
 const IMAGES: &str = "the model reads text only";
 
@@ -138,11 +145,10 @@ const ROPE: &[Fields] = &[
     ),
     read_by(&["attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"], "yarn"),
     read_by(&["truncate"], "yarn"),
-    unused(&["short_factor", "long_factor"], SOME_TYPES),
+    read_by(&["short_factor"], "longrope"),
+    read_by(&["long_factor"], "longrope; beyond the original context sequences are refused"),
     unused(&["finetuned"], "metadata of yarn"),
 ];
-
-const SOME_TYPES: &str = "of a type of RoPE (longrope) that is refused";
 
 /// Why settings for writing text, which older versions of transformers put into `config.json`, change nothing.
 #[cfg(test)]
@@ -154,6 +160,7 @@ pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("config.json", "LlamaForCausalLM, BitnetForCausalLM", LLAMA),
     ("config.json", "Qwen2ForCausalLM, Qwen3ForCausalLM", QWEN3),
     ("config.json", "Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration", QWEN35),
+    ("config.json", "MiniCPMForCausalLM", MINICPM),
     ("config.json", "rope_parameters of Qwen3_5 classes", QWEN35_ROPE),
     ("config.json", "BitnetForCausalLM", LEGACY_BITNET),
     ("config.json", "fields of other classes", OTHER_CLASSES),
@@ -166,6 +173,7 @@ pub(super) fn tables_of(class: &str) -> Vec<&'static [Fields]> {
         "LlamaForCausalLM" => &[LLAMA],
         "BitnetForCausalLM" => &[LEGACY_BITNET, LLAMA],
         "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => &[QWEN3],
+        "MiniCPMForCausalLM" => &[MINICPM, LLAMA],
         "Qwen3_5ForCausalLM" | "Qwen3_5ForConditionalGeneration" => &[QWEN35],
         _ => &[],
     };

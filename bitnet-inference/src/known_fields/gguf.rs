@@ -193,10 +193,16 @@ const RECURRENT: &[Fields] = &[
     ),
 ];
 
+/// Keys of architectures with a scaled stream (`minicpm`), without its name before them.
+const SCALED_STREAM: &[Fields] = &[read(&["embedding_scale", "residual_scale", "logit_scale"])];
+
 /// The tables of an architecture, its own first.
 fn tables_of(arch: &str) -> &'static [&'static [Fields]] {
     match Architecture::from_gguf(arch) {
         Some((architecture, _)) if architecture.table().recurrent => &[RECURRENT, ARCHITECTURE],
+        Some((architecture, _)) if architecture.table().scaled_stream => {
+            &[SCALED_STREAM, ARCHITECTURE]
+        }
         _ => &[ARCHITECTURE],
     }
 }
@@ -207,6 +213,7 @@ pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("GGUF", "the vocabulary", TOKENIZER),
     ("GGUF", "the architecture (after its name)", ARCHITECTURE),
     ("GGUF", "qwen35 (after its name)", RECURRENT),
+    ("GGUF", "minicpm (after its name)", SCALED_STREAM),
 ];
 
 /// Checks the keys of a file of architecture `arch`.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bitnet_core::backend::{Activation, ActivationPrecision, Backend, HeadOrder};
+use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, Purpose};
 
@@ -14,7 +15,7 @@ use super::{Checkpoint, DecodedLinear, StoredWeight, ternary_rows};
 use crate::in_parallel::in_parallel;
 use crate::models::{
     Attention, Compute, Decoder, DeltaNet, DraftHead, FeedForward, Head, Layer, LayerKind,
-    LazyTopLogits, Linear, Mixer, Projection, SharedRope, SourceFiles,
+    LazyTopLogits, Linear, Mixer, Projection, ScaledRows, SharedRope, SourceFiles,
 };
 use crate::weight_cache::{CachedWeights, Section, sections_of};
 use crate::{InferenceError, Result};
@@ -54,6 +55,10 @@ pub(crate) fn build(
     let embedding = checkpoint
         .dense("token_embd", config.vocab_size, config.hidden, &weights)?
         .ok_or_else(|| builder.missing("token_embd"))?;
+    let embedding: Arc<dyn DenseRows> = match &config.scales {
+        Some(scales) => Arc::new(ScaledRows::new(embedding, scales.of_embeddings())),
+        None => embedding,
+    };
     let embedding = backend.prepare_dense(embedding)?;
     let parts = in_parallel(
         config.layers,
@@ -72,7 +77,7 @@ pub(crate) fn build(
         builder.assumptions.extend(assumptions);
         builder.sections.extend(sections);
     }
-    let output_norm = builder.norm(TensorName::outside(Role::OutputNorm))?;
+    let output_norm = builder.output_norm()?;
     let draft = match drafts {
         Some(other) => {
             let (assumptions, sections) = (BTreeSet::new(), Vec::new());
@@ -139,6 +144,17 @@ impl Builder<'_> {
         let [_, len] = self.checkpoint.config().shape(name.role);
         let numbers = self.checkpoint.vector(&name.stem(), len)?;
         self.tensor(&[len], &numbers.ok_or_else(|| self.missing(&name.stem()))?)
+    }
+
+    /// The norm before the head, which takes the factor on logits if there is one.
+    fn output_norm(&self) -> Result<BitNetTensor> {
+        let name = TensorName::outside(Role::OutputNorm);
+        let Some(scales) = self.checkpoint.config().scales else { return self.norm(name) };
+        let [_, len] = self.checkpoint.config().shape(name.role);
+        let numbers = self.checkpoint.vector(&name.stem(), len)?;
+        let mut numbers = numbers.ok_or_else(|| self.missing(&name.stem()))?;
+        numbers.iter_mut().for_each(|number| *number *= scales.logits);
+        self.tensor(&[len], &numbers)
     }
 
     /// A norm that some architectures have.
@@ -324,7 +340,13 @@ impl Builder<'_> {
         }
         // A ternary table is read as one, in a copy for the kernels.
         let ternary = self.ternary_head("token_embd")?;
-        Ok((ternary.unwrap_or(Head::Tied), Role::TokenEmbedding))
+        // The table that embeddings are taken from is scaled.
+        let is_scaled = self.checkpoint.config().scales.is_some();
+        let own = match (&ternary, is_scaled) {
+            (None, true) => self.dense_head("token_embd")?,
+            _ => ternary,
+        };
+        Ok((own.unwrap_or(Head::Tied), Role::TokenEmbedding))
     }
 
     /// A head of its own, `[vocabulary, hidden]`: trits where it is stored as trits.
@@ -333,8 +355,13 @@ impl Builder<'_> {
         if let Some(head) = self.ternary_head(NAME)? {
             return Ok(Some(head));
         }
+        self.dense_head(NAME)
+    }
+
+    /// The tensor of that name as a head of ordinary numbers, `[vocabulary, hidden]`.
+    fn dense_head(&self, name: &str) -> Result<Option<Head>> {
         let c = self.checkpoint.config();
-        let rows = self.checkpoint.dense(NAME, c.vocab_size, c.hidden, self.weights)?;
+        let rows = self.checkpoint.dense(name, c.vocab_size, c.hidden, self.weights)?;
         let rows = rows.map(|rows| self.backend.prepare_dense(rows)).transpose()?;
         Ok(rows.map(|rows| Head::Own(Linear::Dense(rows))))
     }

@@ -6,7 +6,8 @@ use bitnet_formats::gguf::{GgufFile, Metadata};
 use super::gguf_recurrent::recurrent_config;
 use super::gguf_rope::rope_scaling;
 use crate::models::{
-    Architecture, ContextLimit, LimitReason, ModelConfig, activation_by_name, unknown_name,
+    Architecture, ContextLimit, LimitReason, ModelConfig, StreamScales, activation_by_name,
+    unknown_name,
 };
 use crate::{InferenceError, Result};
 
@@ -76,7 +77,13 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         head_dim,
         intermediate: count("feed_forward_length")?,
         context,
-        context_limit: sliding_window(metadata, &key("attention.sliding_window"))?,
+        context_limit: [
+            sliding_window(metadata, &key("attention.sliding_window"))?,
+            long_rope_limit(metadata, &key, context)?,
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|limit| limit.positions),
         norm_eps: metadata.get_f32(&key("attention.layer_norm_rms_epsilon"))?,
         activation,
         rope_theta: metadata.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
@@ -87,7 +94,40 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         rotations: None,
         draft_layers: drafts,
         drafts_read: 0,
+        scales: stream_scales(metadata, &key, table.scaled_stream)?,
     })
+}
+
+/// The factors on embeddings, residual branches and logits. llama.cpp takes those of an early model where a file has no
+/// keys for them; they are not guessed here.
+fn stream_scales(
+    metadata: &Metadata,
+    key: &dyn Fn(&str) -> String,
+    is_scaled: bool,
+) -> Result<Option<StreamScales>> {
+    if !is_scaled {
+        return Ok(None);
+    }
+    Ok(Some(StreamScales {
+        embedding: metadata.get_f32(&key("embedding_scale"))?,
+        residual: metadata.get_f32(&key("residual_scale"))?,
+        logits: 1.0 / metadata.get_f32(&key("logit_scale"))?,
+    }))
+}
+
+/// The original context of LongRoPE, if the model's is longer.
+fn long_rope_limit(
+    metadata: &Metadata,
+    key: &dyn Fn(&str) -> String,
+    context: usize,
+) -> Result<Option<ContextLimit>> {
+    if metadata.opt_str(&key("rope.scaling.type"))? != Some("longrope") {
+        return Ok(None);
+    }
+    let original = metadata.opt_u64(&key("rope.scaling.original_context_length"))?;
+    let positions = original.map_or(context, |original| original as usize);
+    let reason = LimitReason::LongRope;
+    Ok((positions < context).then_some(ContextLimit { positions, reason }))
 }
 
 /// The longest sequence in which a window of attention changes nothing; 0 is no window.

@@ -4,12 +4,27 @@ use std::sync::Arc;
 
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata};
 
-use crate::models::{RopeScaling, YarnScaling};
+use crate::models::{LongRopeScaling, RopeScaling, YarnScaling};
 use crate::{InferenceError, Result};
 
 /// The factors that each frequency is divided by, if they are not all 1.
 fn rope_factors(file: &GgufFile, head_dim: usize) -> Result<Option<Arc<[f32]>>> {
-    let Some(tensor) = file.find("rope_freqs.weight") else { return Ok(None) };
+    let factors = factors_in(file, "rope_freqs.weight", head_dim)?;
+    Ok(factors.filter(|factors| factors.iter().any(|&factor| factor != 1.0)))
+}
+
+/// The factors of LongRoPE up to the original context.
+fn short_factors(file: &GgufFile, head_dim: usize) -> Result<Arc<[f32]>> {
+    const NAME: &str = "rope_factors_short.weight";
+    factors_in(file, NAME, head_dim)?.ok_or_else(|| InferenceError::MissingTensor {
+        file: file.name().into(),
+        tensor: NAME.into(),
+    })
+}
+
+/// A tensor with a number for each frequency.
+fn factors_in(file: &GgufFile, name: &str, head_dim: usize) -> Result<Option<Arc<[f32]>>> {
+    let Some(tensor) = file.find(name) else { return Ok(None) };
     if tensor.ggml_type != GgmlType::F32 || tensor.dims != [head_dim as u64 / 2] {
         let problem = format!(
             "{} {:?} where heads of {head_dim} take {} numbers of F32",
@@ -17,12 +32,11 @@ fn rope_factors(file: &GgufFile, head_dim: usize) -> Result<Option<Arc<[f32]>>> 
             tensor.dims,
             head_dim / 2
         );
-        return Err(InferenceError::config(file.name(), "rope_freqs.weight", problem));
+        return Err(InferenceError::config(file.name(), name, problem));
     }
     let region = file.data(tensor)?;
     let (numbers, _) = region.as_chunks::<4>();
-    let factors: Arc<[f32]> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    Ok(factors.iter().any(|&factor| factor != 1.0).then_some(factors))
+    Ok(Some(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
 }
 
 /// How the frequencies of heads of `head_dim` are stretched.
@@ -44,12 +58,19 @@ pub(crate) fn rope_scaling(
         "linear" if factor == 1.0 => RopeScaling::None,
         "linear" => RopeScaling::Linear(factor),
         "yarn" => RopeScaling::Yarn(yarn(metadata, arch, factor)?),
+        "longrope" => RopeScaling::LongRope(LongRopeScaling {
+            short_factors: short_factors(file, head_dim)?,
+            attention_factor: metadata
+                .opt_f32(&format!("{arch}.rope.scaling.attn_factor"))?
+                .unwrap_or(1.0),
+        }),
         other => {
-            let problem = format!("{other:?} is not supported; none, linear and yarn are");
+            let problem =
+                format!("{other:?} is not supported; none, linear, yarn and longrope are");
             return Err(InferenceError::config(file.name(), &key, problem));
         }
     };
-    check_factors(file, arch, matches!(scaling, RopeScaling::Yarn(_)))?;
+    check_factors(file, arch, &scaling)?;
     if let Some(factors) = rope_factors(file, head_dim)? {
         if scaling != RopeScaling::None {
             let kind = metadata.opt_str(&key)?.unwrap_or("linear");
@@ -66,9 +87,13 @@ pub(crate) fn rope_scaling(
 
 /// Checks the factors that belong to YaRN: how far its ramp acts, and for other types what cosines and sines are multiplied
 /// by. As in llama.cpp, a negative number stands for the usual one.
-fn check_factors(file: &GgufFile, arch: &str, is_yarn: bool) -> Result<()> {
+fn check_factors(file: &GgufFile, arch: &str, scaling: &RopeScaling) -> Result<()> {
+    let is_yarn = matches!(scaling, RopeScaling::Yarn(_));
+    let has_magnitude = is_yarn || matches!(scaling, RopeScaling::LongRope(_));
     let usual = [("yarn_ext_factor", if is_yarn { 1.0 } else { 0.0 }), ("attn_factor", 1.0)];
-    for (name, usual) in usual.into_iter().filter(|(name, _)| !is_yarn || *name != "attn_factor") {
+    for (name, usual) in
+        usual.into_iter().filter(|(name, _)| !has_magnitude || *name != "attn_factor")
+    {
         let key = format!("{arch}.rope.scaling.{name}");
         let given = file.metadata().opt_f32(&key)?;
         if let Some(value) = given.filter(|&value| value >= 0.0 && value != usual) {

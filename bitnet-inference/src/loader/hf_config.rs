@@ -15,7 +15,9 @@ use super::quantization::{Quantization, quantization, skipped_modules};
 use super::tensor_use::linears;
 use crate::Result;
 use crate::known_fields;
-use crate::models::{ContextLimit, LimitReason, ModelConfig, activation_by_name, unknown_name};
+use crate::models::{
+    ContextLimit, LimitReason, ModelConfig, StreamScales, activation_by_name, unknown_name,
+};
 
 /// The settings of `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +79,24 @@ impl HfConfig {
     }
 }
 
+/// The factors on embeddings, residual branches and logits, of families that have them.
+fn stream_scales(
+    settings: &mut Settings<'_>,
+    hidden: usize,
+    layers: usize,
+) -> Result<Option<StreamScales>> {
+    if !settings.class.architecture.table().scaled_stream {
+        return Ok(None);
+    }
+    let depth = settings.number("scale_depth", 1.0)?;
+    let base = settings.number("dim_model_base", 1.0)?;
+    Ok(Some(StreamScales {
+        embedding: settings.number("scale_emb", 1.0)?,
+        residual: (f64::from(depth) / (layers as f64).sqrt()) as f32,
+        logits: base / hidden as f32,
+    }))
+}
+
 /// Shapes and constants.
 fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
     let (o, class) = (settings.object, settings.class);
@@ -100,10 +120,8 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
     let recurrent = recurrent_config(settings, layers)?;
     let window = full_attention_up_to(settings, layers)?
         .map(|positions| ContextLimit { positions, reason: LimitReason::SlidingWindow });
-    let dynamic = rope
-        .dynamic
-        .then_some(ContextLimit { positions: context, reason: LimitReason::DynamicRope });
-    let context_limit = [window, dynamic].into_iter().flatten().min_by_key(|limit| limit.positions);
+    let limits = [window, rope.limit];
+    let context_limit = limits.into_iter().flatten().min_by_key(|limit| limit.positions);
     if let Some(limit) = context_limit {
         settings.assumptions.push(limit.to_string());
     }
@@ -128,6 +146,7 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         rotations: None,
         draft_layers: 0,
         drafts_read: 0,
+        scales: stream_scales(settings, hidden, layers)?,
     })
 }
 

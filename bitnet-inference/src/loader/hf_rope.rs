@@ -1,18 +1,20 @@
 //! The frequencies of RoPE in `config.json`.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::class_defaults::Settings;
 use super::json_object::Object;
 use crate::Result;
-use crate::models::{RopeScaling, YarnScaling};
+use crate::models::{ContextLimit, LimitReason, LongRopeScaling, RopeScaling, YarnScaling};
 
 /// RoPE of a Hugging Face checkpoint.
 pub(super) struct HfRope {
     pub(super) theta: f32,
     pub(super) scaling: RopeScaling,
-    /// Whether the frequencies change beyond the trained length.
-    pub(super) dynamic: bool,
+    /// The longest sequence with these frequencies.
+    pub(super) limit: Option<ContextLimit>,
     /// Components of a head that are rotated.
     pub(super) dim: usize,
 }
@@ -28,7 +30,7 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize, head_dim: usize)
     let Some((field, value)) = found else {
         let theta = theta(settings, None)?;
         let dim = rotated(settings, None, head_dim)?;
-        return Ok(HfRope { theta, scaling: RopeScaling::None, dynamic: false, dim });
+        return Ok(HfRope { theta, scaling: RopeScaling::None, limit: None, dim });
     };
     let Some(object) = value.as_object() else {
         return Err(o.bad(field, "not an object".into()));
@@ -43,8 +45,19 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize, head_dim: usize)
     let p = Object { file: o.file, value };
     let dim = rotated(settings, Some(&p), head_dim)?;
     let kind = p.opt_str("rope_type")?.or(p.opt_str("type")?).unwrap_or("default");
+    let mut limit = None;
     let scaling = match kind {
-        "default" | "dynamic" => RopeScaling::None,
+        "default" => RopeScaling::None,
+        "dynamic" => {
+            limit = Some(ContextLimit { positions: context, reason: LimitReason::DynamicRope });
+            RopeScaling::None
+        }
+        "longrope" => {
+            let (scaling, original) = long_rope(settings, &p, context)?;
+            let reason = LimitReason::LongRope;
+            limit = (original < context).then_some(ContextLimit { positions: original, reason });
+            scaling
+        }
         "linear" => RopeScaling::Linear(number(&p, "factor")?),
         "llama3" => RopeScaling::Llama3 {
             factor: number(&p, "factor")?,
@@ -55,12 +68,37 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize, head_dim: usize)
         "yarn" => RopeScaling::Yarn(yarn(settings, &p, context)?),
         other => {
             let problem = format!(
-                "{other:?} is not supported; default, linear, dynamic, yarn and llama3 are"
+                "{other:?} is not supported; default, linear, dynamic, yarn, longrope and llama3 are"
             );
             return Err(p.bad(&format!("{field}.rope_type"), problem));
         }
     };
-    Ok(HfRope { theta: theta(settings, Some(value))?, scaling, dynamic: kind == "dynamic", dim })
+    Ok(HfRope { theta: theta(settings, Some(value))?, scaling, limit, dim })
+}
+
+/// The settings of LongRoPE up to the original context, and that context.
+fn long_rope(
+    settings: &mut Settings<'_>,
+    p: &Object<'_>,
+    context: usize,
+) -> Result<(RopeScaling, usize)> {
+    let original = original_context(settings, p, context)?;
+    let numbers = |field: &str| -> Result<Arc<[f32]>> {
+        let array = p.get(field).and_then(Value::as_array);
+        let numbers: Option<Arc<[f32]>> =
+            array.and_then(|array| array.iter().map(|x| Some(x.as_f64()? as f32)).collect());
+        numbers.ok_or_else(|| p.bad(field, "missing, or not a list of numbers".into()))
+    };
+    numbers("long_factor")?;
+    let usual = match p.opt_f32("factor")? {
+        Some(factor) => LongRopeScaling::magnitude(factor * original, original),
+        None => LongRopeScaling::magnitude(context as f32, original),
+    };
+    let scaling = LongRopeScaling {
+        short_factors: numbers("short_factor")?,
+        attention_factor: p.opt_f32("attention_factor")?.unwrap_or(usual),
+    };
+    Ok((RopeScaling::LongRope(scaling), original as usize))
 }
 
 /// The settings of YaRN, with the defaults of transformers.

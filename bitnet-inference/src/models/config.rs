@@ -6,7 +6,10 @@ use bitnet_core::backend::{Activation, HeadOrder, RopeOrder};
 use bitnet_core::kv::RecurrentShape;
 use bitnet_formats::architecture::{Architecture, LayerKind};
 
+use super::context_limit::ContextLimit;
+use super::long_rope::LongRopeScaling;
 use super::rotation::WeightRotations;
+use super::scaled_stream::StreamScales;
 use super::yarn::YarnScaling;
 use crate::{InferenceError, Result};
 
@@ -30,43 +33,10 @@ pub enum RopeScaling {
     },
     /// By YaRN.
     Yarn(YarnScaling),
+    /// By LongRoPE, within the original context.
+    LongRope(LongRopeScaling),
     /// Each frequency divided by a factor of its own, `[head_dim / 2]`: how GGUF files hold Llama 3.1's.
     Factors(Arc<[f32]>),
-}
-
-/// The longest sequence that is computed as the model's authors meant it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ContextLimit {
-    /// Positions.
-    pub positions: usize,
-    /// What is not supported beyond them.
-    pub reason: LimitReason,
-}
-
-/// What a model does beyond a [`ContextLimit`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LimitReason {
-    /// The frequencies of RoPE change with the length of the sequence.
-    DynamicRope,
-    /// Some layers attend to the last `positions` tokens only.
-    SlidingWindow,
-}
-
-impl std::fmt::Display for ContextLimit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { positions, reason } = self;
-        match reason {
-            LimitReason::DynamicRope => write!(
-                f,
-                "RoPE is dynamic: it is plain up to {positions} tokens, and longer sequences are refused"
-            ),
-            LimitReason::SlidingWindow => write!(
-                f,
-                "layers attend to a window of {positions} tokens: longer sequences are refused"
-            ),
-        }
-    }
 }
 
 /// The recurrent layers of a model.
@@ -123,6 +93,8 @@ pub struct ModelConfig {
     pub draft_layers: usize,
     /// How many of them are read: at most one.
     pub drafts_read: usize,
+    /// The factors on embeddings, residual branches and logits, if there are any.
+    pub scales: Option<StreamScales>,
 }
 
 /// Bounds beyond which a setting is an error rather than a model.
@@ -172,6 +144,12 @@ impl ModelConfig {
             let problem = format!("{} of {} components", self.rope_dim, self.head_dim);
             return Err(bad("number of rotated components", problem));
         }
+        if let Some((name, factor)) = self.scales.and_then(StreamScales::fault) {
+            return Err(bad(
+                &format!("{name} scale"),
+                format!("{factor} is not a positive number"),
+            ));
+        }
         if let Some(recurrent) = &self.recurrent {
             recurrent.validate(self.layers).map_err(|(field, problem)| bad(field, problem))?;
         }
@@ -212,6 +190,10 @@ impl ModelConfig {
                 Some((name, value)) => {
                     Err(bad("RoPE scaling", format!("{name} {value} is not a positive number")))
                 }
+                None => Ok(()),
+            },
+            RopeScaling::LongRope(long) => match long.fault(self.rope_dim) {
+                Some(problem) => Err(bad("RoPE scaling", problem)),
                 None => Ok(()),
             },
             RopeScaling::Factors(factors) => {
@@ -260,17 +242,30 @@ impl ModelConfig {
 
     /// Inverse frequencies of RoPE, `[head_dim / 2]`, computed in f32 as the reference implementations do.
     pub fn inverse_frequencies(&self) -> Vec<f32> {
-        if let RopeScaling::Yarn(yarn) = &self.rope_scaling {
-            return yarn.inverse_frequencies(self.rope_dim, self.rope_theta);
+        match &self.rope_scaling {
+            RopeScaling::Yarn(yarn) => {
+                return yarn.inverse_frequencies(self.rope_dim, self.rope_theta);
+            }
+            RopeScaling::LongRope(long) => {
+                return long.inverse_frequencies(self.rope_dim, self.rope_theta);
+            }
+            _ => {}
         }
         let plain = self.plain_frequencies().enumerate();
         plain.map(|(j, frequency)| self.rope_scaling.apply(j, frequency)).collect()
+    }
+
+    /// The epsilon of norms over the residual stream as it is held (`scaled_stream.rs`).
+    pub(crate) fn stream_eps(&self) -> f32 {
+        let residual = self.scales.map_or(1.0, |scales| scales.residual);
+        self.norm_eps / (residual * residual)
     }
 
     /// What the cosines and sines of RoPE are multiplied by.
     pub fn rope_magnitude(&self) -> f32 {
         match &self.rope_scaling {
             RopeScaling::Yarn(yarn) => yarn.attention_factor,
+            RopeScaling::LongRope(long) => long.attention_factor,
             _ => 1.0,
         }
     }
@@ -279,7 +274,10 @@ impl ModelConfig {
     /// [`ModelConfig::inverse_frequencies`] as a division by an f32 comes.
     pub fn frequency_factors(&self) -> Option<Arc<[f32]>> {
         match &self.rope_scaling {
-            RopeScaling::None | RopeScaling::Linear(_) | RopeScaling::Yarn(_) => None,
+            RopeScaling::None
+            | RopeScaling::Linear(_)
+            | RopeScaling::Yarn(_)
+            | RopeScaling::LongRope(_) => None,
             RopeScaling::Factors(factors) => Some(Arc::clone(factors)),
             RopeScaling::Llama3 { .. } => {
                 let pairs = self.plain_frequencies().zip(self.inverse_frequencies());
@@ -336,8 +334,8 @@ impl RopeScaling {
     /// Stretches frequency `j`.
     fn apply(&self, j: usize, frequency: f32) -> f32 {
         match *self {
-            // YaRN's follow from all of them.
-            Self::None | Self::Yarn(_) => frequency,
+            // YaRN's and LongRoPE's have formulas of their own.
+            Self::None | Self::Yarn(_) | Self::LongRope(_) => frequency,
             Self::Linear(factor) => frequency / factor,
             Self::Factors(ref factors) => frequency / factors[j],
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
@@ -379,6 +377,7 @@ pub(crate) fn example_config() -> ModelConfig {
         rotations: None,
         draft_layers: 0,
         drafts_read: 0,
+        scales: None,
     }
 }
 

@@ -188,7 +188,7 @@ impl Decoder {
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit.
     pub fn normed(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
-        self.compute.norm(h, &self.output_norm, self.config.norm_eps)
+        self.compute.norm(h, &self.output_norm, self.config.stream_eps())
     }
 
     /// Returns what the head reads, from what the output norm gives.

@@ -83,7 +83,7 @@ pub(super) struct TokenSpan<'a> {
 
 impl Pass<'_> {
     pub(super) fn norm(&self, x: &BitNetTensor, weight: &BitNetTensor) -> Result<BitNetTensor> {
-        self.compute.norm(x, weight, self.config.norm_eps)
+        self.compute.norm(x, weight, self.config.stream_eps())
     }
 }
 
