@@ -162,8 +162,8 @@ fn theta(settings: &mut Settings<'_>, parameters: Option<&Value>) -> Result<f32>
     }
 }
 
-/// The context of the first training, before RoPE was stretched: a field of the file itself comes before one of the RoPE settings, as in
-/// transformers; without either it is the trained length.
+/// The context of the first training, before RoPE was stretched: a field of the file itself comes before one of the RoPE
+/// settings, as in transformers; without either it is the trained length.
 fn original_context(settings: &mut Settings<'_>, p: &Object<'_>, context: usize) -> Result<f32> {
     const FIELD: &str = "original_max_position_embeddings";
     match settings.object.opt_f32(FIELD)?.or(p.opt_f32(FIELD)?) {
