@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::Adapter;
 use crate::digest::Digest;
+use crate::doubled;
 use crate::options::ConvertOptions;
 use crate::plan::{Plan, Recipe, Work};
 use crate::tensors::{HeadRows, Kind, ModelTensor};
@@ -69,7 +70,12 @@ impl Encoder<'_> {
                 // A scale in a separate tensor is stored exactly.
                 let halves = scale.is_none() && Storage::Ternary(*storage).has_f16_scales();
                 let rounding: ScaleRounding<'_> = if halves { &to_half } else { &|scale| scale };
-                let (matrix, lost) = self.trits(tensor, rounding)?;
+                let stored = self.stored(tensor)?;
+                if let StoredWeight::Doubled(matrix, weights) = stored.weight {
+                    let (to, weight) = ((*part, *storage), (matrix, weights));
+                    return self.doubled(tensor, &stored.tensor, weight, to, scale.is_some());
+                }
+                let (matrix, lost) = self.trits(tensor, stored, rounding)?;
                 let name = &self.plan.parts[*part].name;
                 let failed = |source| Error::tensor(name, storage.name(), source);
                 let (stored, mut pieces) = match scale {
@@ -220,17 +226,25 @@ impl Encoder<'_> {
         Ok(adapters.iter().fold(rows, |rows, adapter| adapter.merged(tensor, config, rows)))
     }
 
+    /// Whether something is added to a tensor.
+    pub(crate) fn has_adapter(&self, tensor: &ModelTensor) -> bool {
+        self.adapter_of(tensor).is_some()
+    }
+
+    /// Returns a layer as the source stores it.
+    fn stored(&self, tensor: &ModelTensor) -> Result<StoredLinear> {
+        let stem = tensor.stem();
+        let stored = self.files.linear(&stem, tensor.rows, tensor.cols, self.pool)?;
+        stored.ok_or_else(|| self.files.missing(&stem).into())
+    }
+
     /// Returns the trits of a tensor with their stored scales, rows in the order of the result, and the error.
     fn trits(
         &self,
         tensor: &ModelTensor,
+        stored: StoredLinear,
         rounding: ScaleRounding<'_>,
     ) -> Result<(TernaryMatrix, LossMeter)> {
-        let stem = tensor.stem();
-        let stored = self
-            .files
-            .linear(&stem, tensor.rows, tensor.cols, self.pool)?
-            .ok_or_else(|| self.files.missing(&stem))?;
         let name = stored.tensor.clone();
         let ternary = matches!(stored.weight, StoredWeight::Ternary(_));
         if ternary && let Some(adapter) = self.adapter_of(tensor) {
@@ -273,7 +287,7 @@ impl Encoder<'_> {
             PlainType::F16 => &to_half,
             _ => &|scale| scale,
         };
-        let (matrix, lost) = self.trits(tensor, rounding)?;
+        let (matrix, lost) = self.trits(tensor, self.stored(tensor)?, rounding)?;
         let stored = mlx::encode(&matrix, plain, group)
             .map_err(|source| Error::tensor(name, mlx::FORMAT, source))?;
         let bytes = [stored.weight, stored.scales, stored.biases];
@@ -293,7 +307,7 @@ impl Encoder<'_> {
         let (scale_type, multiply) = form;
         let rounding =
             |scale: f32| stored_scale(scale, scale_type, multiply).map_or(scale, |(_, read)| read);
-        let (matrix, lost) = self.trits(tensor, &rounding)?;
+        let (matrix, lost) = self.trits(tensor, self.stored(tensor)?, &rounding)?;
         let name = &self.plan.parts[part].name;
         let failed = |source| Error::tensor(name, "packed U8", source);
         let (bytes, scale) = hf_packed::encode(&matrix).map_err(failed)?;
@@ -311,13 +325,6 @@ pub(crate) type ScaleRounding<'a> = &'a (dyn Fn(f32) -> f32 + Sync);
 /// Dense numbers and their separate factor.
 pub(crate) type Ordinary = (Arc<dyn DenseRows>, Option<f32>);
 
-/// The error for a tensor that trits can't say.
-pub(crate) fn doubled(tensor: &str) -> Error {
-    let problem = "it has weights of +2 (code 3), which ternary types don't hold and conversions don't carry over yet; \
-                   keep the file, or write f16, bf16 or f32";
-    Error::refused(format!("tensor {tensor}"), problem)
-}
-
 /// Returns a stored layer's trits as in the engine, with the stored scales and the error; or its numbers if the engine
 /// leaves the layer dense.
 pub(crate) fn engine_trits(
@@ -327,7 +334,7 @@ pub(crate) fn engine_trits(
 ) -> Result<std::result::Result<(TernaryMatrix, LossMeter), Ordinary>> {
     let (rows, latent, factor) = match stored.weight {
         StoredWeight::Ternary(matrix) => return Ok(Ok(with_rounded_scales(matrix, rounding)?)),
-        StoredWeight::Doubled(..) => return Err(doubled(&stored.tensor)),
+        StoredWeight::Doubled(..) => return Err(doubled::refused(&stored.tensor)),
         StoredWeight::Dense { rows, latent, scale } => (rows, latent, scale),
     };
     let failed = |source: bitnet_quant::Error| Error::tensor(&stored.tensor, "trits", source);
@@ -441,7 +448,10 @@ fn together(plain: TernaryMatrix, scale: &[u8]) -> Result<TernaryMatrix> {
 }
 
 /// Returns the matrix with reordered rows.
-fn in_order(matrix: &TernaryMatrix, moved: HeadRows) -> bitnet_core::Result<TernaryMatrix> {
+pub(crate) fn in_order(
+    matrix: &TernaryMatrix,
+    moved: HeadRows,
+) -> bitnet_core::Result<TernaryMatrix> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut builder = TernaryBuilder::new(rows, cols)?;
     let per_row = match matrix.granularity() {

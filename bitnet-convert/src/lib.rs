@@ -24,6 +24,7 @@ mod compare;
 mod destination;
 mod diff;
 mod digest;
+mod doubled;
 mod encode;
 mod entry;
 mod error;

@@ -121,8 +121,10 @@ fn same_weights(
     let Some(stored) = files.linear(&stem, tensor.rows, tensor.cols, pool)? else {
         return Ok(Err("the engine does not find it".into()));
     };
-    let StoredWeight::Ternary(matrix) = stored.weight else {
-        return Ok(Err("the engine reads it as dense".into()));
+    let found = match &stored.weight {
+        StoredWeight::Ternary(matrix) => Digest::of_weights(matrix),
+        StoredWeight::Doubled(matrix, doubled) => Digest::of_doubled(matrix, doubled),
+        StoredWeight::Dense { .. } => return Ok(Err("the engine reads it as dense".into())),
     };
     if plan.precision.is_some_and(|meant| tensor.kind == Kind::Linear && meant != stored.precision)
     {
@@ -130,7 +132,7 @@ fn same_weights(
             "the engine would use another activation precision than for the source".into()
         ));
     }
-    if Digest::of_weights(&matrix) != weights {
+    if found != weights {
         return Ok(Err("its trits or scales differ from the source's".into()));
     }
     Ok(Ok(()))

@@ -123,8 +123,6 @@ fn what_a_target_cannot_say_is_refused() {
     refused(rotated, Some(Target::Mlx), "mlx", "stored rotated");
     refused("gguf-qwen35-pq2_0/model.gguf", Some(Target::Dense), "dense", "recurrent layers");
     refused("qwen35-ternary-dense", None, "model.gguf", "recurrent layers");
-    let code3 = "gguf-qwen35-code3/model.gguf";
-    refused(code3, Some(Target::Gguf), "code3.gguf", "weights of +2 (code 3)");
 }
 
 #[test]
@@ -148,4 +146,27 @@ fn scaled_models_change_their_types_and_stay() {
         let error = convert(&source, &output, &options, &mut |_| true).unwrap_err();
         assert!(error.to_string().contains("minicpm"), "{error}");
     }
+}
+
+#[test]
+fn weights_of_code_3_are_carried_over_where_the_type_holds_them() {
+    let folder = TempDir::new().unwrap();
+    let source = golden("gguf-qwen35-code3").join("model.gguf");
+    let [same, other, dense] =
+        ["same.gguf", "other.gguf", "dense.gguf"].map(|name| folder.path().join(name));
+    let linear = |storage: &str| ConvertOptions { embedding: None, head: None, ..to(storage) };
+    for (storage, path) in [("pq2_0", &same), ("q2_0", &other)] {
+        convert(&source, path, &linear(storage), &mut |_| true).unwrap();
+        assert_eq!(logits(path), logits(&source), "{storage}");
+    }
+    convert(&source, &dense, &to("f32"), &mut |_| true).unwrap();
+    let [before, after] = [&source, &same].map(|path| GgufFile::open(path).unwrap());
+    for tensor in before.tensors() {
+        let written = after.find(&tensor.name).unwrap();
+        assert!(*after.data(written).unwrap() == *before.data(tensor).unwrap(), "{}", tensor.name);
+    }
+    let output = folder.path().join("trits.gguf");
+    let error = convert(&source, &output, &linear("ptq1_0"), &mut |_| true).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("code 3") && error.contains("pq2_0"), "{error}");
 }
