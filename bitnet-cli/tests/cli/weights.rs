@@ -169,4 +169,17 @@ fn inspect_counts_weights_of_code_3() {
     let other = json(&["inspect", &format!("{golden}/gguf-qwen35-pq2_0/model.gguf"), "--json"]);
     assert_eq!(other["weights"]["doubled"].as_array().unwrap().len(), 0);
     assert_eq!(ok(&["verify", "-m", &model]).status.code(), Some(0));
+    let same = json(&["inspect", "--diff", &model, &model, "--json"]);
+    assert_eq!(same["tensors_differing"], 0, "{}", same["tensors"]);
+}
+
+#[test]
+fn verify_measures_what_int8_inputs_would_change() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/models");
+    let report =
+        json(&["verify", "-m", &format!("{golden}/gguf-qwen35-pq2_0/model.gguf"), "--json"]);
+    let divergence = report["int8_inputs"]["divergence"].as_f64().unwrap();
+    assert!(divergence > 0.0 && divergence < 0.1, "{}", report["int8_inputs"]);
+    let quantised = json(&["verify", "--json"]);
+    assert!(quantised["int8_inputs"].is_null(), "{}", quantised["int8_inputs"]);
 }

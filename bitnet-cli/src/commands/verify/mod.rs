@@ -11,9 +11,11 @@
 //!    outputs of every operation must be within [`differential::OPERATION_BOUND`].
 //! 3. Each member runs the tokens independently, and its logits must be within [`LOGIT_BOUND`] of the reference's.
 //!
-//! A sentence that the model finds no likelier than chance is noted: such weights are untrained, damaged or rotated.
+//! A sentence that the model finds no likelier than chance is noted: such weights are untrained, damaged or rotated. Of a
+//! model whose inputs are not quantised, the deviation is printed that inputs of 8 bits would bring.
 
 mod differential;
+mod int8_inputs;
 mod likelihood;
 
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::args::{Cli, VerifyArgs};
 use crate::load;
 use crate::output::{self, Output, row};
 use differential::{DifferentialBackend, Findings};
+use int8_inputs::Deviation;
 use likelihood::Likelihood;
 
 /// The tolerance of logits: root mean square of the difference, relative to that of the reference's centred logits.
@@ -88,6 +91,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
     drop(progress);
     // On the last member that was compared: the reference is slow.
     let likelihood = Likelihood::of(&model)?;
+    let deviation = Deviation::of(&model, source, &options, cli, output)?;
     let is_rotated = model.config().rotations.is_some();
     notes.extend(likelihood.and_then(|likelihood| likelihood.note(is_rotated)));
 
@@ -99,6 +103,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         let mut value = to_json(&model, &findings, &runs, tokens.len(), passed);
         value["weights"] = weights.to_json();
         value["notes"] = json!(notes);
+        value["int8_inputs"] = json!(deviation.map(Deviation::to_json));
         value["text_nats_per_token"] = json!(likelihood.map(|likelihood| likelihood.nats));
         output.json(&value)?;
     } else {
@@ -107,6 +112,9 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         assumptions(output, model.facts())?;
         output.section("Notes", &notes)?;
         report(&findings, &runs, output)?;
+        if let Some(deviation) = deviation {
+            row(output, "int8 inputs", &deviation.line())?;
+        }
         verdict(&runs, tokens.len(), notes.len(), passed, output)?;
     }
     Ok(if passed { Outcome::Done } else { Outcome::CheckFailed })
