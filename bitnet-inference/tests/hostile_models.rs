@@ -181,6 +181,10 @@ fn rope_factors_need_a_type_of_rope_scaling_that_is_supported() {
         let message = error_of(&with(kind));
         assert!(message.contains("rope.scaling.type") && message.contains(kind), "{message}");
     }
+    for tensor in ["rope_factors_short.weight", "rope_factors_long.weight"] {
+        let message = error_of(&Change { add_tensor: Some(tensor), ..Change::default() });
+        assert!(message.contains(tensor) && message.contains("longrope"), "{message}");
+    }
     let folder = TempDir::new().unwrap();
     for kind in ["none", "linear"] {
         let model = load(&changed(&folder, &with(kind))).unwrap();
@@ -259,7 +263,6 @@ fn gguf_tensors_outside_the_architecture_are_refused_by_name() {
         "output.bias",
         "blk.0.attn_q.bias",
         "token_embd_norm.weight",
-        "rope_factors_long.weight",
     ] {
         let message = error_of(&Change { add_tensor: Some(tensor), ..Change::default() });
         assert!(message.contains(tensor), "{message}");

@@ -66,6 +66,11 @@ fn missing_and_impossible_factors_of_gguf_files_are_refused_by_their_key() {
     }
     refused(changed(&place, "", None, "rope_factors_short.weight"), "rope_factors_short");
     refused(changed(&place, "", None, "rope_factors_short.weight:cut"), "rope_factors_short");
+    // Factors that the type would leave unread.
+    for kind in ["none", "linear", "yarn"] {
+        let path = changed(&place, "minicpm.rope.scaling.type", Some(Value::String(kind)), "");
+        refused(path, "minicpm.rope.scaling.type: the tensor rope_factors_short.weight");
+    }
     let key = "minicpm.rope.scaling.attn_factor";
     refused(changed(&place, key, Some(Value::F32(f32::NAN)), ""), "RoPE scaling");
     let key = "minicpm.expert_count";

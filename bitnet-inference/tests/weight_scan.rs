@@ -82,6 +82,9 @@ fn options(folder: &Path) -> LoadOptions {
     LoadOptions { i2s_layout, ..LoadOptions::default() }
 }
 
+/// Tensors that are settings: a file with a wrong number in them is refused before any weight is scanned.
+const READ_ON_OPENING: [&str; 2] = ["rope_factors_short.weight", "rope_freqs.weight"];
+
 fn scan(path: &Path, options: &LoadOptions) -> Vec<WeightFault> {
     let files = ModelFiles::open(ModelSource::Path(path), options).unwrap();
     let scan = files.scan_weights(2, &mut |_, _| {}).unwrap();
@@ -236,6 +239,13 @@ fn nan_and_infinity_are_found_in_the_first_and_last_number_of_every_tensor() {
         let (copy, options) = (Copy::of(&folder), options(&folder));
         for place in places(&folder) {
             for value in [f32::NAN, f32::NEG_INFINITY] {
+                if READ_ON_OPENING.contains(&&*place.tensor) {
+                    let error = copy.with(&place, value, |path| {
+                        ModelFiles::open(ModelSource::Path(path), &options).err().unwrap()
+                    });
+                    assert!(error.to_string().contains(&place.tensor), "{place:?}: {error}");
+                    continue;
+                }
                 let faults = copy.with(&place, value, |path| scan(path, &options));
                 let case = format!("{}: {place:?}: {faults:?}", folder.display());
                 let [fault] = &faults[..] else { panic!("{case}") };

@@ -13,16 +13,19 @@ fn rope_factors(file: &GgufFile, head_dim: usize) -> Result<Option<Arc<[f32]>>> 
     Ok(factors.filter(|factors| factors.iter().any(|&factor| factor != 1.0)))
 }
 
-/// The factors of LongRoPE up to the original context.
-fn short_factors(file: &GgufFile, head_dim: usize) -> Result<Arc<[f32]>> {
-    const NAME: &str = "rope_factors_short.weight";
-    factors_in(file, NAME, head_dim)?.ok_or_else(|| InferenceError::MissingTensor {
-        file: file.name().into(),
-        tensor: NAME.into(),
+/// The tensors of LongRoPE: the factors up to the original context, and those of longer sequences.
+const LONG_ROPE_TENSORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
+
+/// The factors of LongRoPE up to the original context. `key` is the key that declares it.
+fn short_factors(file: &GgufFile, key: &str, head_dim: usize) -> Result<Arc<[f32]>> {
+    let name = LONG_ROPE_TENSORS[0];
+    factors_in(file, name, head_dim)?.ok_or_else(|| {
+        let problem = format!("longrope needs the tensor {name}, which the file does not have");
+        InferenceError::config(file.name(), key, problem)
     })
 }
 
-/// A tensor with a number for each frequency.
+/// A tensor with a positive number for each frequency.
 fn factors_in(file: &GgufFile, name: &str, head_dim: usize) -> Result<Option<Arc<[f32]>>> {
     let Some(tensor) = file.find(name) else { return Ok(None) };
     if tensor.ggml_type != GgmlType::F32 || tensor.dims != [head_dim as u64 / 2] {
@@ -36,7 +39,14 @@ fn factors_in(file: &GgufFile, name: &str, head_dim: usize) -> Result<Option<Arc
     }
     let region = file.data(tensor)?;
     let (numbers, _) = region.as_chunks::<4>();
-    Ok(Some(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+    let factors: Arc<[f32]> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    match factors.iter().position(|factor| !(factor.is_finite() && *factor > 0.0)) {
+        Some(index) => {
+            let problem = format!("factor {index} is {}, not a positive number", factors[index]);
+            Err(InferenceError::config(file.name(), name, problem))
+        }
+        None => Ok(Some(factors)),
+    }
 }
 
 /// How the frequencies of heads of `head_dim` are stretched.
@@ -59,7 +69,7 @@ pub(crate) fn rope_scaling(
         "linear" => RopeScaling::Linear(factor),
         "yarn" => RopeScaling::Yarn(yarn(metadata, arch, factor)?),
         "longrope" => RopeScaling::LongRope(LongRopeScaling {
-            short_factors: short_factors(file, head_dim)?,
+            short_factors: short_factors(file, &key, head_dim)?,
             attention_factor: metadata
                 .opt_f32(&format!("{arch}.rope.scaling.attn_factor"))?
                 .unwrap_or(1.0),
@@ -70,6 +80,12 @@ pub(crate) fn rope_scaling(
             return Err(InferenceError::config(file.name(), &key, problem));
         }
     };
+    // llama.cpp applies them whatever the type is.
+    let unread = LONG_ROPE_TENSORS.iter().find(|name| file.find(name).is_some());
+    if let Some(name) = unread.filter(|_| !matches!(scaling, RopeScaling::LongRope(_))) {
+        let problem = format!("the tensor {name} needs the type longrope");
+        return Err(InferenceError::config(file.name(), &key, problem));
+    }
     check_factors(file, arch, &scaling)?;
     if let Some(factors) = rope_factors(file, head_dim)? {
         if scaling != RopeScaling::None {

@@ -21,14 +21,18 @@ pub(super) fn unused(checkpoint: &dyn Checkpoint) -> Vec<String> {
     let used: HashSet<String> = tensors(checkpoint.config())
         .iter()
         .filter(|tensor| !(is_tied && tensor.name.role == Role::Output))
+        .filter(|tensor| tensor.name.role != Role::RopeLongFactors)
         .flat_map(|tensor| checkpoint.stored_names(&tensor.name.stem()))
         .collect();
     checkpoint.tensor_names().into_iter().filter(|name| !used.contains(name)).collect()
 }
 
-/// Tensors that files carry though no program reads them: tables of rotary angles, which follow from the settings.
+/// Tensors that files carry though nothing here reads them: tables of rotary angles, which follow from the settings, and
+/// the factors of sequences that are longer than any that are run.
 fn is_rotary_table(name: &str) -> bool {
-    name.ends_with("attn_rot_embd.weight") || name.ends_with("rotary_emb.inv_freq")
+    ["attn_rot_embd.weight", "rotary_emb.inv_freq", "rope_factors_long.weight"]
+        .iter()
+        .any(|table| name.ends_with(table))
 }
 
 /// Refuses a file with a tensor that the architecture does not have: its author's program computes something with it.
