@@ -191,7 +191,8 @@ fn head(backend: &CpuBackend) -> Result<()> {
 }
 
 fn attention(backend: &CpuBackend, kind: KvType, tokens: usize, first: usize) -> Result<()> {
-    let shape = AttentionShape { heads: 20, kv_heads: 5, head_dim: 128, scale: 0.088 };
+    let shape =
+        AttentionShape { heads: 20, kv_heads: 5, head_dim: 128, scale: 0.088, window: None };
     let pool = HybridMemoryPool::new()?;
     let values: Vec<f32> = (0..4096 * 640).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
     let x = BitNetTensor::from_f32(&[4096, 640], &values, &pool)?;

@@ -341,6 +341,19 @@ impl Operations for CpuBackend {
         self.run("gate", |exec| ops::gate(activation, gate, up, exec))
     }
 
+    fn clamped_gate(&self, limit: f32, gate: &mut BitNetTensor, up: &BitNetTensor) -> Result<()> {
+        self.run("clamped_gate", |exec| ops::clamped_gate(limit, gate, up, exec))
+    }
+
+    fn weighted_sum(
+        &self,
+        x: &BitNetTensor,
+        weights: &[f32],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.run("weighted_sum", |exec| ops::weighted_sum(x, weights, out, exec))
+    }
+
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
         self.run("add", |exec| ops::add(x, y, exec))
     }

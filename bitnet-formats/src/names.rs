@@ -72,7 +72,9 @@ impl TensorName {
             !tensor.whole_name
                 && tensor.in_layer == layer.is_some()
                 && (current == Some(inner)
-                    || ModelClass::all().any(|c| c.renamed.contains(&(tensor.role, inner))))
+                    || ModelClass::all().flat_map(|class| class.renamed).any(|(role, name)| {
+                        *role == tensor.role && name.strip_prefix("model.").unwrap_or(name) == inner
+                    }))
         };
         Self { layer, role: TENSORS.iter().find(is_named)?.role, part }.checked()
     }
@@ -179,7 +181,8 @@ impl TensorName {
             return None;
         }
         let exists = self.layer.is_some() == tensor.in_layer;
-        (exists && (!special || self.role.is_projection())).then_some(tensor)
+        let is_single = self.role.is_projection() && !self.role.is_stacked();
+        (exists && (!special || is_single)).then_some(tensor)
     }
 
     fn checked(self) -> Option<Self> {

@@ -33,7 +33,7 @@ pub fn large_results(backend: &dyn Backend) -> Vec<Vec<u32>> {
     backend.linear(&x, &table, &mut out).unwrap();
     results.push(bits(&out));
     let (k, v) = (tensor(700, 128), tensor(700, 128));
-    let shape = AttentionShape { heads: 20, kv_heads: 2, head_dim: 64, scale: 0.125 };
+    let shape = AttentionShape { heads: 20, kv_heads: 2, head_dim: 64, scale: 0.125, window: None };
     let mut out = BitNetTensor::zeros(&[9, 1280], &pool).unwrap();
     for kind in [KvType::F32, KvType::F16, KvType::Int8] {
         let mut cache =

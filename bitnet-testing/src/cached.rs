@@ -1,5 +1,7 @@
 //! Cases of `store` and `attention`, for every type of cache.
 
+use std::ops::Range;
+
 use crate::{EPS, Numbers, assert_close, bits, dirty, pool, tensor};
 use bitnet_core::backend::AttentionShape;
 use bitnet_core::backend::Backend;
@@ -9,7 +11,7 @@ use bitnet_core::reference::ReferenceBackend;
 pub(crate) const KINDS: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Int8];
 
 /// The layer that is written and read, the second of two.
-const LAYER: usize = 1;
+pub(crate) const LAYER: usize = 1;
 
 /// An empty cache with pages for `capacity` positions.
 fn reserved(kind: KvType, capacity: usize, (kv_heads, head_dim): (usize, usize)) -> KvCache {
@@ -21,7 +23,7 @@ fn reserved(kind: KvType, capacity: usize, (kv_heads, head_dim): (usize, usize))
 
 /// A cache of `capacity` positions whose first `filled` hold `k` and `v`, written by `backend` in two pieces; what
 /// stands behind them is not a number where the type has that.
-fn cache(
+pub(crate) fn cache(
     backend: &dyn Backend,
     kind: KvType,
     (kv_heads, head_dim): (usize, usize),
@@ -55,16 +57,22 @@ fn stored(kind: KvType, head: &[f32]) -> Vec<f64> {
     head.iter().map(one).collect()
 }
 
+/// The positions that the token at `position` sees.
+pub(crate) fn visible(shape: AttentionShape, position: usize) -> Range<usize> {
+    let end = position + 1;
+    end - shape.window.map_or(end, |window| window.min(end))..end
+}
+
 /// With queries, keys and values in -1..1, a score lies within `(d + 2) · 2⁻²⁴ · d · scale` of the exact one, a weight
 /// within twice that of its own size; the sum of the values adds `(min(n, 256) + 8 · n / 256 + 48) · 2⁻²⁴`.
-fn attention_case(
+pub(crate) fn attention_case(
     backend: &dyn Backend,
     kind: KvType,
     shape: AttentionShape,
     (tokens, first, capacity): (usize, usize, usize),
 ) {
     let pool = pool();
-    let AttentionShape { heads, kv_heads, head_dim, scale } = shape;
+    let AttentionShape { heads, kv_heads, head_dim, scale, .. } = shape;
     let mut numbers = Numbers::new(8);
     let q = numbers.floats(tokens * heads * head_dim);
     let stride = kv_heads * head_dim;
@@ -79,18 +87,19 @@ fn attention_case(
         [k, v].map(|x| x.chunks_exact(head_dim).map(|x| stored(kind, x)).collect::<Vec<_>>());
     let mut expected = vec![];
     for (index, q) in q.chunks_exact(head_dim).enumerate() {
-        let visible = first + index / heads + 1;
+        let visible = visible(shape, first + index / heads);
         let kv = index % heads / (heads / kv_heads);
         let score = |p: usize| -> f64 {
             let products = q.iter().zip(&k[p * kv_heads + kv]).map(|(&q, &k)| f64::from(q) * k);
             products.sum::<f64>() * f64::from(scale)
         };
-        let scores: Vec<f64> = (0..visible).map(score).collect();
+        let scores: Vec<f64> = visible.clone().map(score).collect();
         let largest = scores.iter().copied().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
         let total: f64 = weights.iter().sum();
         expected.extend((0..head_dim).map(|j| {
-            let sum: f64 = (0..visible).map(|p| weights[p] * v[p * kv_heads + kv][j]).sum();
+            let values = visible.clone().map(|p| v[p * kv_heads + kv][j]);
+            let sum: f64 = weights.iter().zip(values).map(|(weight, value)| weight * value).sum();
             sum / total
         }));
     }
@@ -117,7 +126,7 @@ fn attention(backend: &dyn Backend) {
             let scales = [1.0 / (head_dim as f32).sqrt(), 20.0 / head_dim as f32];
             // The largest heads once: the exact result takes its time.
             for scale in scales.into_iter().take(if head_dim > 64 { 1 } else { 2 }) {
-                let shape = AttentionShape { heads, kv_heads, head_dim, scale };
+                let shape = AttentionShape { heads, kv_heads, head_dim, scale, window: None };
                 for kind in KINDS {
                     attention_case(backend, kind, shape, place);
                 }
@@ -186,7 +195,7 @@ fn store(backend: &dyn Backend) {
 fn non_finite_keys_and_values(backend: &dyn Backend) {
     let pool = pool();
     let (head_dim, seen) = (16, 20);
-    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, scale: 0.25 };
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, scale: 0.25, window: None };
     for kind in KINDS {
         for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for spoil_keys in [true, false] {
@@ -224,7 +233,7 @@ fn non_finite_values_stay_hidden_from_earlier_tokens(backend: &dyn Backend) {
     for (heads, tokens, first, spoiled) in
         [(1, 8, 0, 4), (1, 4, 0, 2), (2, 8, 10, 15), (3, 3, 14, 15), (1, 20, 250, 260)]
     {
-        let shape = AttentionShape { heads, kv_heads: 1, head_dim, scale: 0.25 };
+        let shape = AttentionShape { heads, kv_heads: 1, head_dim, scale: 0.25, window: None };
         let (seen, cols) = (first + tokens, heads * head_dim);
         for kind in KINDS {
             for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -260,7 +269,7 @@ fn non_finite_values_stay_hidden_from_earlier_tokens(backend: &dyn Backend) {
 /// token as if it had been read alone.
 fn sequences(backend: &dyn Backend) {
     let pool = pool();
-    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 32, scale: 0.18 };
+    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 32, scale: 0.18, window: None };
     let reads = [(1, 0), (1, 300), (30, 240), (0, 5), (1, 16), (5, 511)];
     for kind in KINDS {
         let mut numbers = Numbers::new(31);
@@ -300,7 +309,7 @@ fn sequences(backend: &dyn Backend) {
 /// A fork of a cache, whose pages are shared, gives the same answers, and what is written after it stays its own.
 fn forks(backend: &dyn Backend) {
     let pool = pool();
-    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 32, scale: 0.18 };
+    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 32, scale: 0.18, window: None };
     for kind in KINDS {
         let mut numbers = Numbers::new(41);
         let (k, v) = (numbers.floats(300 * 32), numbers.floats(300 * 32));

@@ -427,6 +427,21 @@ impl Operations for DeviceBackend {
         self.update(gate, |gate| self.reference.gate(activation, gate, &up))
     }
 
+    fn clamped_gate(&self, limit: f32, gate: &mut BitNetTensor, up: &BitNetTensor) -> Result<()> {
+        let up = self.read(up)?;
+        self.update(gate, |gate| self.reference.clamped_gate(limit, gate, &up))
+    }
+
+    fn weighted_sum(
+        &self,
+        x: &BitNetTensor,
+        weights: &[f32],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        let x = self.read(x)?;
+        self.update(out, |out| self.reference.weighted_sum(&x, weights, out))
+    }
+
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
         let y = self.read(y)?;
         self.update(x, |x| self.reference.add(x, &y))

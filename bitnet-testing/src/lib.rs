@@ -35,6 +35,7 @@ mod numbers;
 mod recurrent;
 mod shapes;
 mod ternary;
+mod windows;
 
 use bitnet_core::backend::Backend;
 use bitnet_core::memory::HybridMemoryPool;
@@ -63,6 +64,7 @@ pub const CASES: &[Case] = &[
     Case { name: "gated layers", run: ternary::gated_cases },
     Case { name: "dense", run: dense::cases },
     Case { name: "cached", run: cached::cases },
+    Case { name: "windows", run: windows::cases },
     Case { name: "elementwise", run: elementwise::cases },
     Case { name: "recurrent", run: recurrent::cases },
     Case { name: "shapes", run: shapes::cases },

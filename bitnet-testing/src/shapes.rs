@@ -102,7 +102,7 @@ fn positions(backend: &dyn Backend, pool: &HybridMemoryPool) {
         backend.rope(&mut zeros(2, 8), 2, &[0, 1], &table, order),
         Error::ShapeMismatch { .. }
     );
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, scale: 1.0 };
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, scale: 1.0, window: None };
     refused!(backend.rope(&mut zeros(2, 8), 4, &[0], &table, order), Error::ShapeMismatch { .. });
     let (q, mut out) = (zeros(2, 8), zeros(2, 8));
     let mut cache =
@@ -136,6 +136,8 @@ fn positions(backend: &dyn Backend, pool: &HybridMemoryPool) {
     refused!(backend.attention(&q, &[short], shape, &mut out), Error::ShapeMismatch { .. });
     refused!(backend.attention(&q, &[foreign], shape, &mut out), Error::ShapeMismatch { .. });
     refused!(backend.attention(&q, &[span], odd, &mut out), Error::ShapeMismatch { .. });
+    let blind = AttentionShape { window: Some(0), ..shape };
+    refused!(backend.attention(&q, &[span], blind, &mut out), Error::ShapeMismatch { .. });
 }
 
 fn pairs(backend: &dyn Backend, pool: &HybridMemoryPool) {

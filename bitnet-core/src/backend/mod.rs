@@ -87,6 +87,16 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor of the scores, `1 / sqrt(head_dim)` as a rule.
     pub scale: f32,
+    /// The most positions that a token sees, its own included: those before them are hidden. `None`: all.
+    pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// Returns the first position that the token at `position` sees.
+    #[inline]
+    pub fn first_visible(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
 }
 
 /// The integers inside one `bit_linear`: what every instruction set must agree on bit for bit.
@@ -249,8 +259,9 @@ pub trait Operations {
     ) -> Result<()>;
 
     /// Causal attention of several sequences, each over its own cache: `q` and `out` are `[tokens, heads * head_dim]`,
-    /// the tokens of one span after those of another. Token `i` of a span stands at `first + i` and sees
-    /// `0..=first + i`. A token's result depends neither on the tokens of its span nor on other spans.
+    /// the tokens of one span after those of another. Token `i` of a span stands at `p = first + i` and sees
+    /// `0..=p`, of which a [window](AttentionShape::window) hides all but the last. A token's result depends neither on
+    /// the tokens of its span, nor on other spans, nor on what is hidden from it.
     fn attention(
         &self,
         q: &BitNetTensor,
@@ -308,6 +319,15 @@ pub trait Operations {
         gate: &mut BitNetTensor,
         up: &BitNetTensor,
     ) -> Result<()>;
+
+    /// `gate = silu(min(gate, limit)) * clamp(up, -limit, limit)`, element by element; NaN stays NaN.
+    fn clamped_gate(&self, limit: f32, gate: &mut BitNetTensor, up: &BitNetTensor) -> Result<()>;
+
+    /// `out[t] = Σ_j weights[t * n + j] * x[t * n + j]` over `n` rows for each token: `x` is `[tokens * n, cols]`,
+    /// `weights` has a number for each of its rows, `out` is `[tokens, cols]`. The sum is in f32, from zero on, in the
+    /// order of the rows, each product rounded before it is added: results are the reference's, bit for bit.
+    fn weighted_sum(&self, x: &BitNetTensor, weights: &[f32], out: &mut BitNetTensor)
+    -> Result<()>;
 
     /// `x += y`, element by element.
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()>;

@@ -185,6 +185,9 @@ pub fn attention(
         let expected = format!("{heads} heads divisible by {kv_heads} key heads");
         return Err(q.mismatch("attention", "q", expected));
     }
+    if shape.window == Some(0) {
+        return Err(q.mismatch("attention", "q", "a window of at least 1 position"));
+    }
     let mut tokens = 0usize;
     for span in spans {
         let cache = span.cache;
@@ -202,6 +205,34 @@ pub fn attention(
     expect_shape("attention", "q", q, tokens, heads * head_dim)?;
     expect_same("attention", q, out)?;
     Ok(tokens)
+}
+
+/// Checks `clamped_gate`: one shape, and a limit above zero (`clamp` has no other).
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] or [`Error::BadArgument`].
+pub fn clamped_gate(limit: f32, gate: &BitNetTensor, up: &BitNetTensor) -> Result<()> {
+    const OP: &str = "clamped_gate";
+    if limit.is_nan() || limit <= 0.0 {
+        let (what, expected) = ("the limit", "a number above 0");
+        return Err(Error::BadArgument { op: OP, what, value: limit.to_string(), expected });
+    }
+    expect_same(OP, gate, up)
+}
+
+/// Checks `weighted_sum`; returns the rows that are added up for each token.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub fn weighted_sum(x: &BitNetTensor, weights: &[f32], out: &BitNetTensor) -> Result<usize> {
+    const OP: &str = "weighted_sum";
+    let (tokens, cols) = out.dims2(OP, "out")?;
+    expect_shape(OP, "x", x, weights.len(), cols)?;
+    match weights.len().checked_div(tokens) {
+        None if weights.is_empty() => Ok(0),
+        Some(each) if each * tokens == weights.len() => Ok(each),
+        _ => Err(x.mismatch(OP, "x", format!("a multiple of {tokens} rows"))),
+    }
 }
 
 /// Checks `causal_conv`.

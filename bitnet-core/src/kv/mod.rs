@@ -91,6 +91,12 @@ impl KvSpan<'_> {
         let positions = self.first.saturating_add(self.tokens);
         positions.saturating_mul(self.cache.layer_bytes_per_position())
     }
+
+    /// Returns [`KvSpan::bytes`] where tokens see at most so many positions, their own included.
+    pub fn bytes_within(&self, window: Option<usize>) -> usize {
+        let hidden = window.map_or(0, |window| (self.first + 1).saturating_sub(window));
+        self.bytes().saturating_sub(hidden * self.cache.layer_bytes_per_position())
+    }
 }
 
 impl KvCache {

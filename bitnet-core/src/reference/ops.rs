@@ -87,25 +87,26 @@ pub fn attention(
     shape: AttentionShape,
     out: &mut [f32],
 ) {
-    let AttentionShape { heads, kv_heads, head_dim, scale } = shape;
+    let AttentionShape { heads, kv_heads, head_dim, scale, .. } = shape;
     let width = heads * head_dim;
     let stride = kv_heads * head_dim;
     let mut scores = vec![0f32; first + q.len() / width];
     for (token, (q, out)) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
+        let visible = shape.first_visible(first + token)..first + token + 1;
         for head in 0..heads {
             let kv = head / (heads / kv_heads) * head_dim;
             let range = head * head_dim..(head + 1) * head_dim;
-            let (query, scores) = (&q[range.clone()], &mut scores[..first + token + 1]);
-            for (position, score) in scores.iter_mut().enumerate() {
+            let (query, scores) = (&q[range.clone()], &mut scores[visible.clone()]);
+            for (position, score) in visible.clone().zip(&mut *scores) {
                 let key = &k[position * stride + kv..][..head_dim];
                 let products = query.iter().zip(key).map(|(&a, &b)| f64::from(a) * f64::from(b));
                 *score = products.sum::<f64>() as f32 * scale;
             }
             softmax(scores);
             for (j, out) in out[range].iter_mut().enumerate() {
-                let values = scores
-                    .iter()
-                    .enumerate()
+                let values = visible
+                    .clone()
+                    .zip(&*scores)
                     .map(|(position, &p)| f64::from(p) * f64::from(v[position * stride + kv + j]));
                 *out = values.sum::<f64>() as f32;
             }
@@ -135,6 +136,34 @@ pub fn activate(activation: Activation, x: f32) -> f32 {
 pub fn gate(activation: Activation, gate: &mut [f32], up: &[f32]) {
     for (g, &u) in gate.iter_mut().zip(up) {
         *g = activate(activation, *g) * u;
+    }
+}
+
+/// `gate = silu(min(gate, limit)) * clamp(up, -limit, limit)`; NaN stays NaN.
+pub(super) fn clamped_gate(limit: f32, gate: &mut [f32], up: &[f32]) {
+    for (g, &u) in gate.iter_mut().zip(up) {
+        // Not `min`, which would make a number of NaN.
+        let bounded = if *g > limit { limit } else { *g };
+        *g = activate(Activation::Silu, bounded) * u.clamp(-limit, limit);
+    }
+}
+
+/// `out[t] = Σ_j weights[t * n + j] * x[t * n + j]` over the `n` rows of each token, in their order.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub(super) fn weighted_sum(x: &[f32], weights: &[f32], each: usize, out: &mut [f32]) {
+    out.fill(0.0);
+    if each == 0 || x.is_empty() {
+        return;
+    }
+    let cols = x.len() / weights.len();
+    for (token, out) in out.chunks_exact_mut(cols).enumerate() {
+        for row in token * each..(token + 1) * each {
+            for (out, x) in out.iter_mut().zip(&x[row * cols..][..cols]) {
+                *out += weights[row] * x;
+            }
+        }
     }
 }
 
@@ -189,12 +218,15 @@ mod tests {
 
     #[test]
     fn attention_sees_the_past_only_and_groups_heads() {
-        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 1, scale: 1.0 };
+        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 1, scale: 1.0, window: None };
         let k = [0.0, 0.0, 100.0];
         let v = [1.0, 3.0, 1000.0];
         let mut out = [0.0; 4];
         attention(&[1.0, -1.0, 1.0, -1.0], &k, &v, 0, shape, &mut out);
         assert_eq!(out, [1.0, 1.0, 2.0, 2.0]);
+        let window = AttentionShape { window: Some(1), ..shape };
+        attention(&[1.0, -1.0, 1.0, -1.0], &k, &v, 0, window, &mut out);
+        assert_eq!(out, [1.0, 1.0, 3.0, 3.0]);
     }
 
     #[test]

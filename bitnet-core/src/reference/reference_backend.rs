@@ -333,6 +333,23 @@ impl Operations for ReferenceBackend {
         Ok(())
     }
 
+    fn clamped_gate(&self, limit: f32, gate: &mut BitNetTensor, up: &BitNetTensor) -> Result<()> {
+        shape_check::clamped_gate(limit, gate, up)?;
+        ops::clamped_gate(limit, gate.f32_mut()?, up.f32()?);
+        Ok(())
+    }
+
+    fn weighted_sum(
+        &self,
+        x: &BitNetTensor,
+        weights: &[f32],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        let each = shape_check::weighted_sum(x, weights, out)?;
+        ops::weighted_sum(x.f32()?, weights, each, out.f32_mut()?);
+        Ok(())
+    }
+
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
         shape_check::expect_same("add", x, y)?;
         for (x, y) in x.f32_mut()?.iter_mut().zip(y.f32()?) {
@@ -371,7 +388,7 @@ mod tests {
                 backend.bit_linear_integers(&x, &*weight).unwrap();
             }
         }
-        let shape = AttentionShape { heads: 0, kv_heads: 1, head_dim: 4, scale: 1.0 };
+        let shape = AttentionShape { heads: 0, kv_heads: 1, head_dim: 4, scale: 1.0, window: None };
         let mut cache = KvCache::new(
             KvShape { kind: KvType::F32, layers: 1, kv_heads: 1, head_dim: 4 },
             1,

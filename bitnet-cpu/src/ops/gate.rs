@@ -27,6 +27,43 @@ pub(crate) fn gate(
     })
 }
 
+/// `gate = silu(min(gate, limit)) * clamp(up, -limit, limit)`. See
+/// [`bitnet_core::backend::Operations::clamped_gate`].
+pub(crate) fn clamped_gate(
+    limit: f32,
+    gate: &mut BitNetTensor,
+    up: &BitNetTensor,
+    exec: ExecContext<'_>,
+) -> Result<()> {
+    shape_check::clamped_gate(limit, gate, up)?;
+    let up = up.f32()?;
+    exec.for_each_rows(gate.f32_mut()?, 1, 16, &|range, gate| {
+        exec.isa.run_shared(ClampedGate { limit, gate, up: &up[range] });
+        Ok(())
+    })
+}
+
+/// Some elements.
+struct ClampedGate<'a> {
+    limit: f32,
+    gate: &'a mut [f32],
+    up: &'a [f32],
+}
+
+impl Op for ClampedGate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        let Self { limit, gate, up } = self;
+        for (gate, up) in gate.iter_mut().zip(up) {
+            // Not `min`, which would make a number of NaN.
+            let bounded = if *gate > limit { limit } else { *gate };
+            *gate = bounded / (1.0 + exp(-bounded)) * up.clamp(-limit, limit);
+        }
+    }
+}
+
 /// Some elements.
 pub(crate) struct Gate<'a> {
     pub(crate) activation: Activation,

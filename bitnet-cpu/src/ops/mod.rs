@@ -18,6 +18,7 @@ mod rms_norm;
 mod rope;
 mod store;
 mod top_logits;
+mod weighted_sum;
 
 pub(crate) use add::add;
 pub(crate) use add_doubled::add_doubled;
@@ -28,7 +29,7 @@ pub(crate) use bit_linear::{
 pub(crate) use causal_conv::causal_conv;
 pub(crate) use delta_rule::delta_rule;
 pub(crate) use embed::embed;
-pub(crate) use gate::gate;
+pub(crate) use gate::{clamped_gate, gate};
 pub(crate) use gate_up::{relu2, takes};
 pub(crate) use hadamard::hadamard;
 pub(crate) use linear::linear;
@@ -36,3 +37,4 @@ pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::rope;
 pub(crate) use store::store;
 pub(crate) use top_logits::{head_from_parts, int4_dots, prepare_head, top_logits};
+pub(crate) use weighted_sum::weighted_sum;

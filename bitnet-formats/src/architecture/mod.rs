@@ -30,6 +30,8 @@ pub enum Architecture {
     Qwen35,
     /// MiniCPM: Llama with scaled embeddings, residual branches and logits.
     MiniCpm,
+    /// Maple: mixtures of experts, and a window of attention in most layers, the only ones with RoPE.
+    Maple,
 }
 
 /// What mixes the tokens of a layer.
@@ -93,6 +95,14 @@ pub enum Role {
     Down,
     /// The norm in front of the down projection.
     FeedForwardSubNorm,
+    /// What chooses experts.
+    Router,
+    /// The gate projections of all experts, one after another.
+    ExpertGate,
+    /// The up projections of all experts.
+    ExpertUp,
+    /// The down projections of all experts.
+    ExpertDown,
     /// The projection to queries, keys and values of a recurrent layer.
     DeltaQkv,
     /// The projection to the gate on the output of a recurrent layer.
@@ -140,7 +150,13 @@ impl Role {
                 | Self::DeltaWrite
                 | Self::DeltaOutput
                 | Self::DraftJoin
-        )
+        ) || self.is_stacked()
+    }
+
+    /// Whether this is a projection of every expert: a stack of matrices, `[experts, rows, cols]`.
+    #[must_use]
+    pub fn is_stacked(self) -> bool {
+        matches!(self, Self::ExpertGate | Self::ExpertUp | Self::ExpertDown)
     }
 
     /// The tensor of this role.
@@ -160,8 +176,14 @@ pub enum Dim {
     Hidden,
     /// Twice the width of the residual stream.
     TwiceHidden,
-    /// Width of the feed-forward part.
+    /// Width of the feed-forward part, or of that of an expert.
     Intermediate,
+    /// Experts.
+    Experts,
+    /// [`Dim::Intermediate`] of all experts.
+    IntermediateOfAll,
+    /// [`Dim::Hidden`] of all experts.
+    HiddenOfAll,
     /// Components of all query heads.
     Queries,
     /// Rows of the query projection: [`Dim::Queries`], twice where it also gives the gate on attention's output.
@@ -229,6 +251,12 @@ pub struct ArchitectureTable {
     pub int8_block_types: bool,
     /// Whether layers may attend to a sliding window.
     pub sliding_window: bool,
+    /// Whether the feed-forward part of every layer is a mixture of experts in place of one.
+    pub experts: bool,
+    /// Whether only layers with a window have RoPE, where there are both kinds.
+    pub local_rope: bool,
+    /// Positions before a token in a window of `n`: `n - 1`, plus this.
+    pub window_beyond: usize,
     /// Whether some layers are recurrent.
     pub recurrent: bool,
     /// Whether the query projection also gives a gate on the output of attention: to each head its query, then its gate.
@@ -337,7 +365,13 @@ impl Architecture {
     /// Whether models of this family have tensors of that role.
     #[must_use]
     pub fn has(self, role: Role) -> bool {
-        !is_extra(role) || self.table().extra.contains(&role)
+        let table = self.table();
+        let is_of_experts = role == Role::Router || role.is_stacked();
+        match role {
+            Role::Gate | Role::Up | Role::Down => !table.experts,
+            _ if is_of_experts => table.experts,
+            _ => !is_extra(role) || table.extra.contains(&role),
+        }
     }
 
     /// The tensors of the family's models, in the order of published files: those before the layers, those of a layer,

@@ -15,6 +15,9 @@ const LLAMA: ArchitectureTable = ArchitectureTable {
     native_ternary: false,
     int8_block_types: true,
     sliding_window: false,
+    experts: false,
+    local_rope: false,
+    window_beyond: 0,
     recurrent: false,
     gated_attention: false,
     partial_rope: false,
@@ -203,5 +206,33 @@ const MINICPM: ArchitectureTable = ArchitectureTable {
     ..LLAMA
 };
 
+// Source: config.json of deepgrove/maple-preview; its model code calls FlashAttention with `(window, 0)`, which sees a
+// position more than a window elsewhere.
+const MAPLE: ArchitectureTable = ArchitectureTable {
+    architecture: Architecture::Maple,
+    name: "maple",
+    gguf: &[GgufArchitecture { name: "maple", activation: Some(Activation::Silu) }],
+    classes: &[ModelClass {
+        name: "MapleForCausalLM",
+        config: "MapleConfig",
+        model_type: "maple",
+        architecture: Architecture::Maple,
+        renamed: &[(Role::TokenEmbedding, "model.word_embeddings")],
+        hidden_size: 2048,
+        intermediate_size: 512,
+        num_hidden_layers: 24,
+        num_attention_heads: 16,
+        num_key_value_heads: Some(4),
+        max_position_embeddings: 131_072,
+        ..QWEN3_CLASS
+    }],
+    experts: true,
+    local_rope: true,
+    window_beyond: 1,
+    partial_rope: true,
+    ..QWEN3
+};
+
 /// The table of each family, in the order of the variants.
-pub(super) static TABLES: [ArchitectureTable; 6] = [LLAMA, QWEN2, QWEN3, BITNET, QWEN35, MINICPM];
+pub(super) static TABLES: [ArchitectureTable; 7] =
+    [LLAMA, QWEN2, QWEN3, BITNET, QWEN35, MINICPM, MAPLE];

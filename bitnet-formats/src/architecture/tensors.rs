@@ -83,6 +83,10 @@ pub(crate) const TENSORS: &[TensorSpec] = {
         layer(Up, [Intermediate, Hidden], "ffn_up", "mlp.up_proj"),
         layer(FeedForwardSubNorm, [One, Intermediate], "ffn_sub_norm", "mlp.ffn_sub_norm"),
         layer(Down, [Hidden, Intermediate], "ffn_down", "mlp.down_proj"),
+        layer(Router, [Experts, Hidden], "ffn_gate_inp", "mlp.gate"),
+        layer(ExpertGate, [IntermediateOfAll, Hidden], "ffn_gate_exps", "mlp.experts.gate_proj"),
+        layer(ExpertUp, [IntermediateOfAll, Hidden], "ffn_up_exps", "mlp.experts.up_proj"),
+        layer(ExpertDown, [HiddenOfAll, Intermediate], "ffn_down_exps", "mlp.experts.down_proj"),
         TensorSpec {
             optional: true,
             ..draft(DraftOutputNorm, [One, Hidden], "nextn.shared_head_norm")

@@ -83,6 +83,26 @@ const MINICPM: &[Fields] = &[
     refused(&["sparse_config"], EMPTY, "sparse attention is not supported"),
 ];
 
+/// Fields of `MapleForCausalLM`.
+const MAPLE: &[Fields] = &[
+    read(&["num_experts", "num_experts_per_tok", "moe_intermediate_size"]),
+    read(&["nope_on_global_attention", "partial_rotary_factor"]),
+    unused(&["intermediate_size"], "every layer is a mixture, of `moe_intermediate_size`"),
+    refused(&["num_shared_experts"], ZERO, "experts that every token uses are not supported"),
+    refused(&["norm_topk_prob"], TRUE, "the shares of the chosen experts sum to 1"),
+    refused(&["moe_router_enable_expert_bias"], FALSE, "a bias on experts is not supported"),
+    refused(&["router_dtype"], &[Inert::Text("fp32")], "the router computes in float32"),
+    refused(&["use_qk_norm", "use_rmsnorm"], TRUE, "the model's norms are RMS norms, of heads too"),
+    refused(&["decoder_sparse_step"], ONE, "every layer is a mixture"),
+    refused(&["mlp_only_layers"], EMPTY, "every layer is a mixture"),
+    refused(&["first_k_dense_replace"], ZERO, "every layer is a mixture"),
+    refused(&["use_bias", "use_qkv_bias"], FALSE, BIASES),
+    unused(&["embedding_dropout", "output_dropout", "router_aux_loss_coef"], TRAINING),
+    unused(&["output_router_logits"], OUTPUTS),
+    unused(&["max_window_layers"], "`layer_types` says which layers attend to a window"),
+    unused(&["quantize", "preaffine"], "the model's code does not read them"),
+];
+
 const DRAFTS: &str = "layers that draft tokens are read from GGUF files only";
 const IMAGES: &str = "the model reads text only";
 
@@ -161,6 +181,7 @@ pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("config.json", "Qwen2ForCausalLM, Qwen3ForCausalLM", QWEN3),
     ("config.json", "Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration", QWEN35),
     ("config.json", "MiniCPMForCausalLM", MINICPM),
+    ("config.json", "MapleForCausalLM", MAPLE),
     ("config.json", "rope_parameters of Qwen3_5 classes", QWEN35_ROPE),
     ("config.json", "BitnetForCausalLM", LEGACY_BITNET),
     ("config.json", "fields of other classes", OTHER_CLASSES),
@@ -174,6 +195,7 @@ pub(super) fn tables_of(class: &str) -> Vec<&'static [Fields]> {
         "BitnetForCausalLM" => &[LEGACY_BITNET, LLAMA],
         "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => &[QWEN3],
         "MiniCPMForCausalLM" => &[MINICPM, LLAMA],
+        "MapleForCausalLM" => &[MAPLE],
         "Qwen3_5ForCausalLM" | "Qwen3_5ForConditionalGeneration" => &[QWEN35],
         _ => &[],
     };

@@ -12,6 +12,8 @@ use super::{
 const METADATA: &str = "metadata";
 const EXPERTS: &str = "acts with `expert_count` only";
 const MIXTURE: &str = "mixtures of experts are not supported";
+const SHARED: &str = "experts that every token uses are not supported";
+const GROUPED: &str = "experts in groups are not supported";
 const WINDOW: &str = "acts with layers that see a window";
 const YARN: &str = "of a type of RoPE (yarn, longrope) that is refused";
 const OTHER_LAYERS: &str = "layers of this kind are not supported";
@@ -196,10 +198,26 @@ const RECURRENT: &[Fields] = &[
 /// Keys of architectures with a scaled stream (`minicpm`), without its name before them.
 const SCALED_STREAM: &[Fields] = &[read(&["embedding_scale", "residual_scale", "logit_scale"])];
 
+/// Keys of architectures with mixtures of experts and windows of attention (`maple`), without its name before them.
+const MIXTURE_KEYS: &[Fields] = &[
+    read(&["expert_count", "expert_used_count", "expert_feed_forward_length", "swiglu_clamp_exp"]),
+    read(&["expert_gating_func", "attention.sliding_window_pattern"]),
+    read(&["rope.dimension_count_swa", "rope.freq_base_swa"]),
+    unused(&["feed_forward_length"], "experts have a width of their own"),
+    refused(&["expert_weights_norm"], TRUE, "the shares of the chosen experts sum to 1"),
+    refused(&["expert_weights_scale"], ZERO_OR_ONE, SCALED),
+    refused(&["expert_shared_count", "expert_shared_feed_forward_length"], ZERO, SHARED),
+    refused(&["expert_group_count", "expert_group_used_count"], ZERO_OR_ONE, GROUPED),
+    refused(&["leading_dense_block_count"], ZERO, "every layer is a mixture"),
+    refused(&["interleave_moe_layer_step", "moe_every_n_layers"], ZERO_OR_ONE, OTHER_LAYERS),
+    refused(&["moe_latent_size", "expert_chunk_feed_forward_length"], ZERO, OTHER_LAYERS),
+];
+
 /// The tables of an architecture, its own first.
 fn tables_of(arch: &str) -> &'static [&'static [Fields]] {
     match Architecture::from_gguf(arch) {
         Some((architecture, _)) if architecture.table().recurrent => &[RECURRENT, ARCHITECTURE],
+        Some((architecture, _)) if architecture.table().experts => &[MIXTURE_KEYS, ARCHITECTURE],
         Some((architecture, _)) if architecture.table().scaled_stream => {
             &[SCALED_STREAM, ARCHITECTURE]
         }
@@ -214,6 +232,7 @@ pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("GGUF", "the architecture (after its name)", ARCHITECTURE),
     ("GGUF", "qwen35 (after its name)", RECURRENT),
     ("GGUF", "minicpm (after its name)", SCALED_STREAM),
+    ("GGUF", "maple (after its name)", MIXTURE_KEYS),
 ];
 
 /// Checks the keys of a file of architecture `arch`.

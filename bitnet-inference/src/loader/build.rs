@@ -11,11 +11,12 @@ use bitnet_core::memory::{HybridMemoryPool, Purpose};
 
 use bitnet_formats::names::{Part, Role, TensorName};
 
-use super::{Checkpoint, DecodedLinear, StoredWeight, ternary_rows};
+use super::{Checkpoint, DecodedLinear, StoredLinear, StoredWeight, ternary_rows};
 use crate::in_parallel::in_parallel;
 use crate::models::{
-    Attention, Compute, Decoder, DeltaNet, DraftHead, FeedForward, Head, Layer, LayerKind,
-    LazyTopLogits, Linear, Mixer, Projection, ScaledRows, SharedRope, SourceFiles,
+    Attention, Compute, Decoder, DeltaNet, DraftHead, FeedForward, GatedUnit, Head, Layer,
+    LayerKind, LazyTopLogits, Linear, Mixer, Mixture, MixtureConfig, Projection, ScaledRows,
+    SharedRope, SourceFiles,
 };
 use crate::weight_cache::{CachedWeights, Section, sections_of};
 use crate::{InferenceError, Result};
@@ -163,7 +164,8 @@ impl Builder<'_> {
         is_there.then(|| self.norm(name)).transpose()
     }
 
-    fn attention(&mut self, name: impl Fn(Role) -> TensorName) -> Result<Attention> {
+    fn attention(&mut self, index: usize, name: impl Fn(Role) -> TensorName) -> Result<Attention> {
+        let config = self.checkpoint.config();
         let norms =
             [self.extra_norm(name(Role::QueryNorm))?, self.extra_norm(name(Role::KeyNorm))?];
         Ok(Attention {
@@ -177,8 +179,10 @@ impl Builder<'_> {
                 _ => None,
             },
             sub_norm: self.extra_norm(name(Role::AttentionSubNorm))?,
-            is_gated: self.checkpoint.config().architecture.table().gated_attention,
+            is_gated: config.architecture.table().gated_attention,
             output: self.projection(name(Role::AttentionOutput))?,
+            has_rope: config.has_rope(index),
+            window: config.window_of(index),
         })
     }
 
@@ -225,15 +229,21 @@ impl Builder<'_> {
         let config = self.checkpoint.config();
         let mixer = match config.layer_kind(index) {
             LayerKind::Attention | LayerKind::Draft => {
-                Mixer::Attention(Box::new(self.attention(name)?))
+                Mixer::Attention(Box::new(self.attention(index, name)?))
             }
             LayerKind::Recurrent => Mixer::Delta(Box::new(self.delta_net(name)?)),
         };
         let place_in_cache = config.place_in_cache(index);
-        let feed_forward = FeedForward {
-            gate_up: [self.projection(name(Role::Gate))?, self.projection(name(Role::Up))?],
-            sub_norm: self.extra_norm(name(Role::FeedForwardSubNorm))?,
-            down: self.projection(name(Role::Down))?,
+        let feed_forward = match &config.mixture {
+            Some(mixture) => {
+                FeedForward::Mixture(Box::new(self.mixture(mixture, mixture.limit(index), name)?))
+            }
+            None => FeedForward::Dense(Box::new(GatedUnit {
+                gate_up: [self.projection(name(Role::Gate))?, self.projection(name(Role::Up))?],
+                sub_norm: self.extra_norm(name(Role::FeedForwardSubNorm))?,
+                down: self.projection(name(Role::Down))?,
+                limit: None,
+            })),
         };
         Ok(Layer {
             attention_norm: self.norm(name(Role::AttentionNorm))?,
@@ -273,18 +283,55 @@ impl Builder<'_> {
         }))
     }
 
-    fn projection(&mut self, tensor: TensorName) -> Result<Projection> {
-        let c = self.checkpoint.config();
-        let ([rows, cols], name) = (c.shape(tensor.role), &tensor.stem());
-        // ReLU² leaves many exact zeros behind the gate.
-        let sparse_input = tensor.role == Role::Down && c.activation == Activation::Relu2;
+    /// The router and the experts of a layer.
+    fn mixture(
+        &mut self,
+        config: &MixtureConfig,
+        limit: Option<f32>,
+        name: impl Fn(Role) -> TensorName,
+    ) -> Result<Mixture> {
+        let ([rows, cols], router) =
+            (self.checkpoint.config().shape(Role::Router), &name(Role::Router).stem());
+        let found = self.checkpoint.dense(router, rows, cols, self.weights)?;
+        let router = self.backend.prepare_dense(found.ok_or_else(|| self.missing(router))?)?;
+        let mut experts = Vec::with_capacity(config.experts);
+        for expert in 0..config.experts {
+            let mut part = |role| self.expert(name(role), expert, config.experts);
+            experts.push(GatedUnit {
+                gate_up: [part(Role::ExpertGate)?, part(Role::ExpertUp)?],
+                sub_norm: None,
+                down: part(Role::ExpertDown)?,
+                limit,
+            });
+        }
+        Ok(Mixture { router, experts, used: config.used })
+    }
+
+    /// The projection of one of `experts` experts.
+    fn expert(&mut self, tensor: TensorName, expert: usize, experts: usize) -> Result<Projection> {
+        let ([rows, cols], name) = (self.checkpoint.config().shape(tensor.role), &tensor.stem());
+        let shape = [rows / experts, cols];
+        let weight = self.linear(&format!("{name}.{expert}"), shape, false, |builder| {
+            let stored = builder.checkpoint.stored_expert(name, expert, shape, builder.weights)?;
+            stored.ok_or_else(|| builder.missing(name))
+        })?;
+        Ok(Projection { weight, bias: None, input_norm: None, rotation: None })
+    }
+
+    /// A weight `[rows, cols]`, from the cache if it has one of that name, else prepared from what `read` returns.
+    fn linear(
+        &mut self,
+        name: &str,
+        [rows, cols]: [usize; 2],
+        sparse_input: bool,
+        read: impl FnOnce(&Self) -> Result<StoredLinear>,
+    ) -> Result<Linear> {
         let found = self.cached.and_then(|cached| cached.find(name, rows, cols, self.backend));
         let (weight, assumption) = match found {
             Some(found) => (Linear::Ternary(found.weight, found.precision), found.assumption),
             None => {
-                let stored = self.checkpoint.stored(name, rows, cols, self.weights)?;
-                let stored = stored.ok_or_else(|| self.missing(name))?;
-                let decoded = ternary_rows::decoded(self.checkpoint.file(), stored, self.weights)?;
+                let (file, stored) = (self.checkpoint.file(), read(self)?);
+                let decoded = ternary_rows::decoded(file, stored, self.weights)?;
                 (self.prepare(decoded.linear, sparse_input)?, decoded.assumption)
             }
         };
@@ -293,6 +340,18 @@ impl Builder<'_> {
             self.sections.extend(sections);
         }
         self.assumptions.extend(assumption);
+        Ok(weight)
+    }
+
+    fn projection(&mut self, tensor: TensorName) -> Result<Projection> {
+        let c = self.checkpoint.config();
+        let ([rows, cols], name) = (c.shape(tensor.role), &tensor.stem());
+        // ReLU² leaves many exact zeros behind the gate.
+        let sparse_input = tensor.role == Role::Down && c.activation == Activation::Relu2;
+        let weight = self.linear(name, [rows, cols], sparse_input, |builder| {
+            let stored = builder.checkpoint.stored(name, rows, cols, builder.weights)?;
+            stored.ok_or_else(|| builder.missing(name))
+        })?;
         let eps = self.checkpoint.input_norm_eps();
         let norm = self.checkpoint.vector(&tensor.with(Part::InputNorm).stem(), cols)?;
         let input_norm = match norm {

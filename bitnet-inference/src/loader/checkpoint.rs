@@ -199,6 +199,15 @@ pub(crate) trait Checkpoint: Send + Sync {
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>>;
 
+    /// The weight of one expert, `[rows, cols]`, of a projection that every expert has, if it is there.
+    fn stored_expert(
+        &self,
+        name: &str,
+        expert: usize,
+        shape: [usize; 2],
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<StoredLinear>>;
+
     /// A matrix that stays as it is stored, `[rows, cols]`, if it is there; trits are decoded, in `pool`.
     fn dense(
         &self,

@@ -27,7 +27,7 @@ pub(super) fn class_of(
     };
     let Some(named) = named else {
         let Some(class) = by_type else {
-            let problem = "missing, and model_type names no class that is supported (llama, qwen2, qwen3, qwen3_5, minicpm, bitnet)";
+            let problem = "missing, and model_type names no class that is supported (llama, qwen2, qwen3, qwen3_5, minicpm, maple, bitnet)";
             return Err(o.bad("architectures", problem.into()));
         };
         assumptions.push(format!(

@@ -1,5 +1,6 @@
 //! GGUF checkpoints: architectures `bitnet-b1.58`, `bitnet-25`, `bitnet`, `llama` and `qwen3`.
 
+mod experts;
 mod weights;
 
 pub use weights::{ggml_type_of, storage_of};
@@ -77,6 +78,12 @@ impl GgufCheckpoint {
         let own =
             TensorName::from_stem(stem).and_then(|name| name.to_gguf_of(self.config.architecture));
         own.unwrap_or_else(|| gguf_name(stem))
+    }
+
+    /// The dimensions of a tensor of `rows` rows in the file.
+    fn dims(&self, stem: &str, [rows, cols]: [usize; 2]) -> Vec<usize> {
+        let name = TensorName::from_stem(stem);
+        name.map_or(vec![rows, cols], |name| self.config.dims(name, [rows, cols]))
     }
 
     /// Checks the shape (rows first) of a tensor.
@@ -356,7 +363,10 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn stored_names(&self, name: &str) -> Vec<String> {
-        let names = [self.name_of(name), format!("{name}.scale")];
+        // A scale beside a stack of matrices has no reader: its file is refused.
+        let is_stack = TensorName::from_stem(name).is_some_and(|name| name.role.is_stacked());
+        let scale = (!is_stack).then(|| format!("{name}.scale"));
+        let names = std::iter::once(self.name_of(name)).chain(scale);
         names.into_iter().filter(|name| self.file.find(name).is_some()).collect()
     }
 
@@ -390,7 +400,7 @@ impl Checkpoint for GgufCheckpoint {
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
-        self.expect(tensor, &[rows, cols])?;
+        self.expect(tensor, &self.dims(name, [rows, cols]))?;
         let weight = if tensor.ggml_type.is_ternary() {
             match self.decode_ternary(tensor, rows, cols, Some(pool))? {
                 (matrix, None) => StoredWeight::Ternary(matrix),
@@ -406,6 +416,16 @@ impl Checkpoint for GgufCheckpoint {
         Ok(Some(StoredLinear { tensor: tensor.name.clone(), weight, precision }))
     }
 
+    fn stored_expert(
+        &self,
+        name: &str,
+        expert: usize,
+        shape: [usize; 2],
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<StoredLinear>> {
+        self.one_of_stack(name, expert, shape, pool)
+    }
+
     fn dense(
         &self,
         name: &str,
@@ -414,7 +434,7 @@ impl Checkpoint for GgufCheckpoint {
         pool: &HybridMemoryPool,
     ) -> Result<Option<Arc<dyn DenseRows>>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
-        self.expect(tensor, &[rows, cols])?;
+        self.expect(tensor, &self.dims(name, [rows, cols]))?;
         Ok(Some(self.dense_matrix(tensor, rows, cols, Some(pool))?))
     }
 

@@ -3,6 +3,7 @@
 use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgufFile, Metadata};
 
+use super::gguf_mixture::{local_attention, mixture, rope_theta, rotated};
 use super::gguf_recurrent::recurrent_config;
 use super::gguf_rope::rope_scaling;
 use crate::models::{
@@ -38,8 +39,9 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         return Err(bad("attention.value_length", problem));
     }
     let table = architecture.table();
-    let rope_dim = opt_count("rope.dimension_count")?.unwrap_or(head_dim);
-    let is_possible = rope_dim == head_dim || table.partial_rope && rope_dim < head_dim;
+    let rope_dim = rotated(metadata, &key, table)?.unwrap_or(head_dim);
+    let is_possible =
+        rope_dim == head_dim || table.partial_rope && (1..head_dim).contains(&rope_dim);
     if !is_possible {
         let rotated = rope_dim;
         let problem = format!(
@@ -67,6 +69,8 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         return Err(bad("block_count", problem));
     };
     let recurrent = table.recurrent.then(|| recurrent_config(file, arch, layers)).transpose()?;
+    let local = table.local_rope.then(|| local_attention(file, arch, layers)).transpose()?;
+    let mixture = table.experts.then(|| mixture(file, arch, layers)).transpose()?;
     Ok(ModelConfig {
         architecture,
         vocab_size,
@@ -75,10 +79,16 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         heads,
         kv_heads,
         head_dim,
-        intermediate: count("feed_forward_length")?,
+        intermediate: match mixture {
+            Some((_, width)) => width,
+            None => count("feed_forward_length")?,
+        },
         context,
         context_limit: [
-            sliding_window(metadata, &key("attention.sliding_window"))?,
+            match local {
+                None => sliding_window(metadata, &key("attention.sliding_window"))?,
+                Some(_) => None,
+            },
             long_rope_limit(metadata, &key, context)?,
         ]
         .into_iter()
@@ -86,10 +96,12 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         .min_by_key(|limit| limit.positions),
         norm_eps: metadata.get_f32(&key("attention.layer_norm_rms_epsilon"))?,
         activation,
-        rope_theta: metadata.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+        rope_theta: rope_theta(metadata, &key, table)?,
         rope_order: architecture.table().gguf_rope_order,
         rope_scaling: rope_scaling(file, metadata, arch, rope_dim)?,
         rope_dim,
+        local,
+        mixture: mixture.map(|(mixture, _)| mixture),
         recurrent,
         rotations: None,
         draft_layers: drafts,

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::class_defaults::{Settings, class_of};
 use super::hf_attention::full_attention_up_to;
+use super::hf_mixture::{local_attention, mixture};
 use super::hf_recurrent::recurrent_config;
 use super::hf_rope::rope;
 use super::json_object::Object;
@@ -118,8 +119,14 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
     let head_dim = settings.head_dim(hidden, heads)?;
     let rope = rope(settings, context, head_dim)?;
     let recurrent = recurrent_config(settings, layers)?;
-    let window = full_attention_up_to(settings, layers)?
-        .map(|positions| ContextLimit { positions, reason: LimitReason::SlidingWindow });
+    let local = local_attention(settings, layers)?;
+    let mixture = mixture(settings, layers)?;
+    let window = match local {
+        Some(_) => None,
+        None => full_attention_up_to(settings, layers)?,
+    };
+    let window =
+        window.map(|positions| ContextLimit { positions, reason: LimitReason::SlidingWindow });
     let limits = [window, rope.limit];
     let context_limit = limits.into_iter().flatten().min_by_key(|limit| limit.positions);
     if let Some(limit) = context_limit {
@@ -133,7 +140,11 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         heads,
         kv_heads: settings.kv_heads(heads)?,
         head_dim,
-        intermediate: settings.count("intermediate_size", class.intermediate_size)?,
+        intermediate: match mixture {
+            // The field `intermediate_size` of these classes has no reader.
+            Some(_) => settings.count("moe_intermediate_size", class.intermediate_size)?,
+            None => settings.count("intermediate_size", class.intermediate_size)?,
+        },
         context,
         context_limit,
         norm_eps: settings.number("rms_norm_eps", class.rms_norm_eps)?,
@@ -142,6 +153,8 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         rope_order: class.architecture.table().hf_rope_order,
         rope_scaling: rope.scaling,
         rope_dim: rope.dim,
+        local,
+        mixture,
         recurrent,
         rotations: None,
         draft_layers: 0,

@@ -59,6 +59,41 @@ impl HfCheckpoint {
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
+        self.linear_of(name, tensor, [rows, cols], pool).map(Some)
+    }
+
+    /// The name of one expert's projection.
+    pub(super) fn expert_name(&self, name: &str, expert: usize) -> String {
+        self.name_in_file(name).replace(".experts.", &format!(".experts.{expert}."))
+    }
+
+    /// The weight of one expert, which has a tensor of its own.
+    ///
+    /// # Errors
+    /// Those of [`Self::stored_linear`], and [`InferenceError::MissingTensor`].
+    pub(super) fn linear_of_expert(
+        &self,
+        name: &str,
+        expert: usize,
+        shape: [usize; 2],
+        pool: &HybridMemoryPool,
+    ) -> Result<StoredLinear> {
+        let own = self.expert_name(name, expert);
+        let found = self.tensors.find(&own);
+        let found = found.or_else(|| self.tensors.find(own.strip_prefix("model.")?));
+        let (file, tensor) = (self.file().into(), own);
+        let tensor = found.ok_or(InferenceError::MissingTensor { file, tensor })?;
+        self.linear_of(name, tensor, shape, pool)
+    }
+
+    /// A linear layer's weight as it is stored in `tensor`.
+    fn linear_of(
+        &self,
+        name: &str,
+        tensor: TensorView,
+        [rows, cols]: [usize; 2],
+        pool: &HybridMemoryPool,
+    ) -> Result<StoredLinear> {
         self.refuse_bias(name, &tensor)?;
         let is_kept_dense = self.is_kept_dense(name);
         let stored = |weight, default| StoredLinear {
@@ -81,14 +116,14 @@ impl HfCheckpoint {
                 return Err(self.bad("quantization_config", problem));
             };
             let matrix = self.packed(&tensor, rows, cols, multiply, pool)?;
-            return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Int8)));
+            return Ok(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Int8));
         }
         if tensor.dtype == Dtype::U32 {
             let weight = match self.affine(&tensor, rows, cols, pool)? {
                 (matrix, None) => StoredWeight::Ternary(matrix),
                 (matrix, Some(doubled)) => StoredWeight::Doubled(matrix, doubled),
             };
-            return Ok(Some(stored(weight, ActivationPrecision::Float)));
+            return Ok(stored(weight, ActivationPrecision::Float));
         }
         if tensor.shape != [rows, cols] {
             return Err(self.shape_error(&tensor, &[rows, cols]));
@@ -96,12 +131,12 @@ impl HfCheckpoint {
         let matrix = self.dense_matrix(&tensor, rows, cols)?;
         if is_kept_dense {
             let weight = StoredWeight::Dense { rows: matrix, latent: false, scale: None };
-            return Ok(Some(stored(weight, ActivationPrecision::Float)));
+            return Ok(stored(weight, ActivationPrecision::Float));
         }
         if let Quantization::BitNet { online: false, multiply, .. } = self.config.quantization {
             let scale = self.scale_of_trits(name, &tensor, &*matrix, multiply, pool)?;
             let weight = StoredWeight::Dense { rows: matrix, latent: false, scale };
-            return Ok(Some(stored(weight, ActivationPrecision::Int8)));
+            return Ok(stored(weight, ActivationPrecision::Int8));
         }
         let is_online =
             matches!(self.config.quantization, Quantization::BitNet { online: true, .. });
@@ -110,12 +145,12 @@ impl HfCheckpoint {
             let trits = absmean(&*matrix, ScaleGranularity::Tensor, Some(pool));
             let trits =
                 trits.map_err(|e| InferenceError::weights(self.tensors.name(), &tensor.name, e))?;
-            return Ok(Some(stored(StoredWeight::Ternary(trits), ActivationPrecision::Int8)));
+            return Ok(stored(StoredWeight::Ternary(trits), ActivationPrecision::Int8));
         }
         let native = self.config.model.architecture.table().native_ternary;
         let latent = native || matches!(self.config.quantization, Quantization::BitNet { .. });
         let default = if latent { ActivationPrecision::Int8 } else { ActivationPrecision::Float };
-        Ok(Some(stored(StoredWeight::Dense { rows: matrix, latent, scale: None }, default)))
+        Ok(stored(StoredWeight::Dense { rows: matrix, latent, scale: None }, default))
     }
 
     pub(super) fn dense_matrix(

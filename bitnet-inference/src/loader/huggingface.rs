@@ -226,6 +226,11 @@ impl Checkpoint for HfCheckpoint {
         if name.ends_with("_norm_in") && self.is_kept_dense(name) {
             return Vec::new();
         }
+        if TensorName::from_stem(name).is_some_and(|name| name.role.is_stacked()) {
+            let experts = self.config.model.mixture.as_ref().map_or(0, |mixture| mixture.experts);
+            let names = (0..experts).map(|expert| self.expert_name(name, expert));
+            return names.collect();
+        }
         let Some(tensor) = self.find(name) else { return Vec::new() };
         let stem = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
         let beside = match tensor.dtype {
@@ -283,6 +288,16 @@ impl Checkpoint for HfCheckpoint {
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>> {
         self.stored_linear(name, rows, cols, pool)
+    }
+
+    fn stored_expert(
+        &self,
+        name: &str,
+        expert: usize,
+        shape: [usize; 2],
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<StoredLinear>> {
+        self.linear_of_expert(name, expert, shape, pool).map(Some)
     }
 
     fn dense(

@@ -93,9 +93,12 @@ pub(super) fn check_shapes(checkpoint: &dyn Checkpoint) -> Result<()> {
     }
     for TensorSpec { name, shape, .. } in tensors(checkpoint.config()) {
         let Some(stored) = checkpoint.stored_bytes(&name.stem())? else { continue };
-        if stored.storage.is_plain() && significant(&stored.shape) != significant(&shape) {
+        let dims = checkpoint.config().dims(name, shape);
+        let is_stack = name.role.is_stacked();
+        let checked = stored.storage.is_plain() || is_stack;
+        if checked && significant(&stored.shape) != significant(&dims) {
             let (tensor, got) = (&stored.tensor, &stored.shape);
-            let expected = if shape[0] == 1 { &shape[1..] } else { &shape };
+            let expected = if dims[0] == 1 && !is_stack { &dims[1..] } else { &dims[..] };
             return Err(InferenceError::shape(checkpoint.file(), tensor, got, expected));
         }
     }

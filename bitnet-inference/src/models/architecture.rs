@@ -43,7 +43,8 @@ pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
                 optional: false,
             };
             let biased = config.architecture.table().biased.contains(&entry.role);
-            let norm = entry.role.is_projection().then_some(norm);
+            let is_single = entry.role.is_projection() && !entry.role.is_stacked();
+            let norm = is_single.then_some(norm);
             [Some(weight), biased.then_some(bias), norm].into_iter().flatten()
         })
     });
@@ -62,6 +63,20 @@ impl ModelConfig {
         entry.map_or([0, 0], |entry| entry.shape.map(|dim| self.size(dim)))
     }
 
+    /// Experts of a layer; 1 where there are no mixtures.
+    fn experts(&self) -> usize {
+        self.mixture.as_ref().map_or(1, |mixture| mixture.experts)
+    }
+
+    /// Returns the dimensions of a tensor of `rows` rows where it is stored in one piece: a stack of matrices has three.
+    pub fn dims(&self, name: TensorName, [rows, cols]: [usize; 2]) -> Vec<usize> {
+        let experts = self.experts();
+        match name.part {
+            Part::Weight if name.role.is_stacked() => vec![experts, rows / experts, cols],
+            _ => vec![rows, cols],
+        }
+    }
+
     fn size(&self, dim: Dim) -> usize {
         match dim {
             Dim::One => 1,
@@ -69,6 +84,9 @@ impl ModelConfig {
             Dim::Hidden => self.hidden,
             Dim::TwiceHidden => 2 * self.hidden,
             Dim::Intermediate => self.intermediate,
+            Dim::Experts => self.experts(),
+            Dim::IntermediateOfAll => self.experts() * self.intermediate,
+            Dim::HiddenOfAll => self.experts() * self.hidden,
             Dim::Queries => self.heads * self.head_dim,
             Dim::QueryRows => {
                 let parts = 1 + usize::from(self.architecture.table().gated_attention);

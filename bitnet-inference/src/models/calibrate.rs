@@ -9,7 +9,7 @@ use bitnet_quant::calibration::Calibration;
 use super::observer::{
     DELTA_GATES, DELTA_OUTPUT, DELTA_QKV, DOWN, GATE_UP, InputSite, OUTPUT, QKV, name_of,
 };
-use super::{Decoder, Layer, Linear, Mixer, Projection};
+use super::{Decoder, FeedForward, Layer, Linear, Mixer, Projection};
 use crate::{InferenceError, Result};
 
 /// The projections of a layer with the names of what they read.
@@ -25,8 +25,11 @@ fn projections(layer: &mut Layer) -> impl Iterator<Item = (&'static str, &mut Pr
             (DELTA_OUTPUT, std::slice::from_mut(&mut delta.output)),
         ],
     };
-    all.push((GATE_UP, &mut feed_forward.gate_up));
-    all.push((DOWN, std::slice::from_mut(&mut feed_forward.down)));
+    // The inputs of experts are not observed.
+    if let FeedForward::Dense(unit) = feed_forward {
+        all.push((GATE_UP, &mut unit.gate_up));
+        all.push((DOWN, std::slice::from_mut(&mut unit.down)));
+    }
     all.into_iter().flat_map(|(site, projections)| {
         let named = projections.iter_mut().enumerate();
         named.map(move |(index, projection)| {
@@ -47,6 +50,12 @@ impl Decoder {
             return Err(InferenceError::unsupported(
                 "running a model with activations of 4 bits",
                 "calibrate for 8 bits; 4 bits can be measured with `bitnet calibrate`",
+            ));
+        }
+        if self.layers.iter().any(|layer| matches!(layer.feed_forward, FeedForward::Mixture(_))) {
+            return Err(InferenceError::unsupported(
+                "running a mixture of experts within calibrated ranges",
+                "run it without --calibration; the inputs of experts are not quantised",
             ));
         }
         let mut known = BTreeSet::new();

@@ -7,7 +7,9 @@ use bitnet_core::kv::RecurrentShape;
 use bitnet_formats::architecture::{Architecture, LayerKind};
 
 use super::context_limit::ContextLimit;
+use super::local_attention::LocalAttention;
 use super::long_rope::LongRopeScaling;
+use super::mixture::MixtureConfig;
 use super::rotation::WeightRotations;
 use super::scaled_stream::StreamScales;
 use super::yarn::YarnScaling;
@@ -67,7 +69,7 @@ pub struct ModelConfig {
     pub kv_heads: usize,
     /// Components of a head.
     pub head_dim: usize,
-    /// Width of the feed-forward part.
+    /// Width of the feed-forward part, or of each expert's.
     pub intermediate: usize,
     /// Positions that the model was trained for.
     pub context: usize,
@@ -85,6 +87,10 @@ pub struct ModelConfig {
     pub rope_scaling: RopeScaling,
     /// Components of a head that RoPE rotates.
     pub rope_dim: usize,
+    /// The layers that attend to a window, if there are any.
+    pub local: Option<LocalAttention>,
+    /// The mixtures of experts, if the feed-forward parts are such.
+    pub mixture: Option<MixtureConfig>,
     /// The recurrent layers, if there are any.
     pub recurrent: Option<RecurrentConfig>,
     /// The weights that are stored rotated, if there are any.
@@ -149,6 +155,15 @@ impl ModelConfig {
                 &format!("{name} scale"),
                 format!("{factor} is not a positive number"),
             ));
+        }
+        if let Some((field, problem)) =
+            self.local.as_ref().and_then(|local| local.fault(self.layers))
+        {
+            return Err(bad(field, problem));
+        }
+        let fault = self.mixture.as_ref().and_then(|mixture| mixture.fault(self.layers));
+        if let Some((field, problem)) = fault {
+            return Err(bad(field, problem));
         }
         if let Some(recurrent) = &self.recurrent {
             recurrent.validate(self.layers).map_err(|(field, problem)| bad(field, problem))?;
@@ -373,6 +388,8 @@ pub(crate) fn example_config() -> ModelConfig {
         rope_order: RopeOrder::Halves,
         rope_scaling: RopeScaling::None,
         rope_dim: 16,
+        local: None,
+        mixture: None,
         recurrent: None,
         rotations: None,
         draft_layers: 0,

@@ -9,6 +9,7 @@ use super::ModelConfig;
 use super::compute::Compute;
 use super::delta_net::DeltaNet;
 use super::linear::Projection;
+use super::mixture::Mixture;
 use super::observer::{DOWN, GATE_UP, InputObserver, OUTPUT, QKV};
 use crate::Result;
 
@@ -25,6 +26,15 @@ pub struct Layer {
     pub feed_forward_norm: BitNetTensor,
     /// Feed-forward part.
     pub feed_forward: FeedForward,
+}
+
+/// The feed-forward part of a layer.
+#[derive(Debug)]
+pub enum FeedForward {
+    /// One for all tokens.
+    Dense(Box<GatedUnit>),
+    /// A few of many for each token.
+    Mixture(Box<Mixture>),
 }
 
 /// What mixes the tokens of a layer.
@@ -49,17 +59,23 @@ pub struct Attention {
     pub sub_norm: Option<BitNetTensor>,
     /// Output projection.
     pub output: Projection,
+    /// Whether queries and keys are rotated.
+    pub has_rope: bool,
+    /// The positions that a token sees, its own included; `None`: all.
+    pub window: Option<usize>,
 }
 
-/// Feed-forward part of one layer.
+/// A gated linear unit: the feed-forward part of a layer, or of an expert.
 #[derive(Debug)]
-pub struct FeedForward {
+pub struct GatedUnit {
     /// Gate and up projections.
     pub gate_up: [Projection; 2],
     /// Norm before the down projection, `[intermediate]` (BitNet).
     pub sub_norm: Option<BitNetTensor>,
     /// Down projection.
     pub down: Projection,
+    /// What bounds the gate from above, and what it multiplies on both sides (Maple).
+    pub limit: Option<f32>,
 }
 
 /// A few items for each sequence or token, on the stack where there is one of them.
@@ -104,7 +120,10 @@ impl Layer {
         }?;
         pass.compute.backend.add(h, &o)?;
         let b = pass.norm(h, &self.feed_forward_norm)?;
-        let d = self.feed_forward.forward(b, pass, observer)?;
+        let d = match &self.feed_forward {
+            FeedForward::Dense(unit) => unit.forward(b, pass, observer),
+            FeedForward::Mixture(mixture) => mixture.forward(&b, pass),
+        }?;
         Ok(pass.compute.backend.add(h, &d)?)
     }
 }
@@ -130,9 +149,11 @@ impl Attention {
             q = pass.norm(&q, q_norm)?;
             k = pass.norm(&k, k_norm)?;
         }
-        compute.backend.rope(&mut q, c.head_dim, positions, rope, c.rope_order)?;
-        compute.backend.rope(&mut k, c.head_dim, positions, rope, c.rope_order)?;
-        let mut o = attend(layer, [&q, &k, &v], spans, pass)?;
+        if self.has_rope {
+            compute.backend.rope(&mut q, c.head_dim, positions, rope, c.rope_order)?;
+            compute.backend.rope(&mut k, c.head_dim, positions, rope, c.rope_order)?;
+        }
+        let mut o = attend(layer, [&q, &k, &v], self.window, spans, pass)?;
         if let Some(mut gate) = gate {
             compute.backend.gate(Activation::Sigmoid, &mut gate, &o)?;
             o = gate;
@@ -163,10 +184,11 @@ fn halves_of_heads(
 }
 
 /// Stores keys and values, and returns the attention of the queries over all
-/// that is stored: `[tokens, heads * head_dim]`.
+/// that is stored and in their window: `[tokens, heads * head_dim]`.
 fn attend(
     layer: usize,
     [q, k, v]: [&BitNetTensor; 3],
+    window: Option<usize>,
     spans: &mut [TokenSpan<'_>],
     pass: &Pass<'_>,
 ) -> Result<BitNetTensor> {
@@ -187,15 +209,16 @@ fn attend(
         kv_heads: c.kv_heads,
         head_dim: c.head_dim,
         scale: 1.0 / (c.head_dim as f32).sqrt(),
+        window,
     };
     let mut out = compute.tensor(q.shape()[0], q.shape()[1])?;
     compute.backend.attention(q, &spans, shape, &mut out)?;
     Ok(out)
 }
 
-impl FeedForward {
+impl GatedUnit {
     /// `L_down( (sub_norm)( activation(L_gate(x)) * L_up(x) ) )`
-    fn forward(
+    pub(super) fn forward(
         &self,
         x: BitNetTensor,
         pass: &Pass<'_>,
@@ -220,14 +243,18 @@ impl FeedForward {
         let (compute, activation) = (pass.compute, pass.config.activation);
         let [gate, up] = &self.gate_up;
         let together = gate.quantised_together(up);
-        let together = together.filter(|_| gate.bias.is_none() && up.bias.is_none());
+        let fits = gate.bias.is_none() && up.bias.is_none() && self.limit.is_none();
+        let together = together.filter(|_| fits);
         let turned = match (together.is_some(), &gate.rotation) {
             (true, Some(rotation)) => Some(compute.rotate(x, rotation, Direction::Forward)?),
             _ => None,
         };
         let Some((weights, precision)) = together else {
             let [mut out, up] = compute.project(x, &self.gate_up, GATE_UP, observer)?;
-            compute.backend.gate(activation, &mut out, &up)?;
+            match self.limit {
+                Some(limit) => compute.backend.clamped_gate(limit, &mut out, &up)?,
+                None => compute.backend.gate(activation, &mut out, &up)?,
+            }
             return Ok(out);
         };
         let x = turned.as_ref().unwrap_or(x);

@@ -1,7 +1,9 @@
 //! What one token costs: the bytes that it makes the processor read, and its multiply-adds.
 
 use crate::Result;
-use crate::models::{Decoder, Head, Layer, Linear, Mixer, Projection};
+use crate::models::{
+    Decoder, FeedForward, GatedUnit, Head, Layer, Linear, Mixer, Mixture, Projection,
+};
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 
@@ -71,7 +73,6 @@ impl TokenCost {
     }
 
     fn add_layer(&mut self, layer: &Layer) {
-        let feed_forward = &layer.feed_forward;
         match &layer.mixer {
             Mixer::Attention(attention) => {
                 self.add_projections(&attention.qkv);
@@ -87,12 +88,32 @@ impl TokenCost {
                 vectors.into_iter().for_each(|vector| self.add_vector(vector));
             }
         }
-        self.add_projections(&feed_forward.gate_up);
-        self.add_projections(std::slice::from_ref(&feed_forward.down));
-        let norms = [&layer.attention_norm, &layer.feed_forward_norm];
-        for norm in norms.into_iter().chain(&feed_forward.sub_norm) {
+        match &layer.feed_forward {
+            FeedForward::Dense(unit) => self.add_unit(unit),
+            FeedForward::Mixture(mixture) => self.add_mixture(mixture),
+        }
+        for norm in [&layer.attention_norm, &layer.feed_forward_norm] {
             self.add_vector(norm);
         }
+    }
+
+    fn add_unit(&mut self, unit: &GatedUnit) {
+        self.add_projections(&unit.gate_up);
+        self.add_projections(std::slice::from_ref(&unit.down));
+        unit.sub_norm.iter().for_each(|norm| self.add_vector(norm));
+    }
+
+    /// The router, and as many experts as a token uses.
+    fn add_mixture(&mut self, mixture: &Mixture) {
+        let mut all = Self::default();
+        mixture.experts.iter().for_each(|expert| all.add_unit(expert));
+        let used = |of_all: usize| of_all * mixture.used / mixture.experts.len().max(1);
+        self.ternary_bytes += used(all.ternary_bytes);
+        self.dense_bytes += used(all.dense_bytes) + mixture.router.bytes();
+        self.ternary_macs += used(all.ternary_macs);
+        let router = mixture.router.rows() * mixture.router.cols();
+        self.dense_macs += used(all.dense_macs) + router;
+        self.parameters += all.parameters + router;
     }
 }
 

@@ -417,6 +417,21 @@ impl Operations for DifferentialBackend {
         self.compare_all("gate", gate, |_, member, gate| member.gate(activation, gate, up))
     }
 
+    fn clamped_gate(&self, limit: f32, gate: &mut BitNetTensor, up: &BitNetTensor) -> Result<()> {
+        self.compare_all("clamped_gate", gate, |_, member, gate| {
+            member.clamped_gate(limit, gate, up)
+        })
+    }
+
+    fn weighted_sum(
+        &self,
+        x: &BitNetTensor,
+        weights: &[f32],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.compare_all("weighted_sum", out, |_, member, out| member.weighted_sum(x, weights, out))
+    }
+
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
         self.compare_all("add", x, |_, member, x| member.add(x, y))
     }

@@ -1,5 +1,7 @@
 //! The division of an attention into jobs: some tokens of one sequence and the query heads that share a key head.
 
+use std::ops::Range;
+
 use crate::threads::{Pieces, Rows};
 use bitnet_core::backend::AttentionShape;
 use bitnet_core::kv::{KV_PAGE, KV_TILE, KvCache, KvHead, KvSpan};
@@ -44,19 +46,21 @@ impl<'a> Queries<'a> {
         self.tokens * self.sharing()
     }
 
-    /// Positions that a query sees.
-    pub(super) fn visible(&self, row: usize) -> usize {
-        self.first + row / self.sharing() + 1
+    /// Positions that a query sees. Neither bound is lower than that of the query before.
+    pub(super) fn visible(&self, row: usize) -> Range<usize> {
+        let position = self.first + row / self.sharing();
+        self.shape.first_visible(position)..position + 1
     }
 
-    /// Tiles that the last query sees.
-    pub(super) fn tiles(&self) -> usize {
-        super::tiles(self.first + self.tokens)
+    /// Tiles of which some query sees a position.
+    pub(super) fn tiles(&self) -> Range<usize> {
+        let first = self.shape.first_visible(self.first) / KV_TILE;
+        first..super::tiles(self.first + self.tokens)
     }
 
     /// Multiplications, about.
     pub(super) fn work(&self) -> usize {
-        let positions = self.first + self.tokens;
+        let positions = self.first + self.tokens - self.shape.first_visible(self.first);
         positions.saturating_mul(2 * self.rows() * self.shape.head_dim)
     }
 

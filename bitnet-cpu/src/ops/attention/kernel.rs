@@ -3,6 +3,8 @@
 //! Sixteen lanes are sixteen positions of the scores, then sixteen components of the values, so every sum runs along
 //! one lane in the order of components or positions: the number of queries that share a pass does not change it.
 
+use std::ops::Range;
+
 use super::division::{Queries, TILE_PAGES};
 use super::mix::{MixTile, mix_block};
 use super::partial::split;
@@ -74,10 +76,10 @@ impl<S: Stored> Tile<'_, S> {
         let Self { queries, start, pages, .. } = *self;
         divide::<I>(queries, start, groups);
         let (rows, width) = (queries.rows(), queries.cache.width());
-        let seen = seen(queries, start, rows - 1);
+        let blocks = seen(queries, start, 0).start / LANES;
+        let used = seen(queries, start, rows - 1).end.div_ceil(LANES);
         let convert = rows > FEW;
-        let used = seen.div_ceil(LANES);
-        for step in pieces(0..used, together::<I>()) {
+        for step in pieces(blocks..used, together::<I>()) {
             let first = (step.start, used);
             let (q, block) = (&**q, convert.then_some(&mut **block));
             match step.len() {
@@ -86,9 +88,9 @@ impl<S: Stored> Tile<'_, S> {
             }
         }
         let (values, largest, sums) = split(partial, queries);
-        isa.run(Weigh { queries, start, pages, scores, used: seen, largest, sums });
+        isa.run(Weigh { queries, start, pages, scores, used: used * LANES, largest, sums });
         values.fill(0.0);
-        for index in 0..used {
+        for index in blocks..used {
             let [v, next] = [index, index + 1].map(|index| self.block(used + index, used));
             if convert {
                 let columns = block.chunks_exact_mut(KV_TILE * LANES);
@@ -168,7 +170,7 @@ impl<S: Stored, const B: usize> Op for Scores<'_, S, B> {
         let Self { k, next, dim, index, groups, q, scores } = self;
         for group in groups {
             let &Group { row, size, .. } = group;
-            if group.most(index * LANES) > 0 {
+            if !group.some(index * LANES, B * LANES).is_empty() {
                 let q = &q[row * dim..(row + size) * dim];
                 let scores = &mut scores[row * STRIDE..(row + size) * STRIDE];
                 let k = [k, next];
@@ -191,7 +193,7 @@ struct Weigh<'a> {
     start: usize,
     pages: &'a [KvHead<'a>; TILE_PAGES],
     scores: &'a mut [f32],
-    /// Positions that the last query sees.
+    /// The end of the positions that the last query sees, rounded up to whole blocks.
     used: usize,
     largest: &'a mut [f32],
     sums: &'a mut [f32],
@@ -227,14 +229,32 @@ fn weigh<I: Isa>(
     fn scales_of(scales: &[f32], index: usize) -> Option<&[f32; LANES]> {
         scales.as_chunks().0.get(index % (KV_PAGE / LANES))
     }
+    /// What of block `index` the query sees.
+    fn part(seen: &Range<usize>, index: usize) -> Range<usize> {
+        let place = |position: usize| position.saturating_sub(index * LANES).min(LANES);
+        place(seen.start)..place(seen.end)
+    }
+    /// Fills what of a block is not seen.
+    #[inline(always)]
+    fn hide(block: &mut [f32; LANES], part: Range<usize>, with: f32) {
+        if part.len() < LANES {
+            block[..part.start].fill(with);
+            block[part.end..].fill(with);
+        }
+    }
     let seen = seen(queries, start, row);
     let scale = queries.shape.scale;
-    scores[seen..used.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
-    let (blocks, _) = scores[..used.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
-    let (own, others) = blocks.split_at_mut(seen.div_ceil(LANES));
-    others.as_flattened_mut().fill(0.0);
+    let (blocks, _) = scores[..used].as_chunks_mut::<LANES>();
+    let own = seen.start / LANES..seen.end.div_ceil(LANES);
+    let own = if seen.is_empty() { 0..0 } else { own };
+    for (index, block) in blocks.iter_mut().enumerate() {
+        if !own.contains(&index) {
+            block.fill(0.0);
+        }
+    }
     let mut top = isa.splat(f32::NEG_INFINITY);
-    for (index, block) in own.iter_mut().enumerate() {
+    for index in own.clone() {
+        let block = &mut blocks[index];
         match scales_of(pages[index * LANES / KV_PAGE].k_scales, index) {
             Some(k_scales) => {
                 for (x, k_scale) in block.iter_mut().zip(k_scales) {
@@ -243,14 +263,13 @@ fn weigh<I: Isa>(
             }
             None => block.iter_mut().for_each(|x| *x *= scale),
         }
-        if (index + 1) * LANES > seen {
-            block[seen - index * LANES..].fill(f32::NEG_INFINITY);
-        }
+        hide(block, part(&seen, index), f32::NEG_INFINITY);
         top = isa.max(isa.load(block), top);
     }
     let largest = largest_of(isa.store(top));
     let mut sums = [0.0; LANES];
-    for (index, block) in own.iter_mut().enumerate() {
+    for index in own {
+        let block = &mut blocks[index];
         for (sum, x) in sums.iter_mut().zip(&mut *block) {
             *x = exp(*x - largest);
             *sum += *x;
@@ -259,9 +278,7 @@ fn weigh<I: Isa>(
             for (x, v_scale) in block.iter_mut().zip(v_scales) {
                 *x *= v_scale;
             }
-            if (index + 1) * LANES > seen {
-                block[seen - index * LANES..].fill(0.0);
-            }
+            hide(block, part(&seen, index), 0.0);
         }
     }
     (largest, fold(&sums))

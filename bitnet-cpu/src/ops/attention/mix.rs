@@ -81,7 +81,7 @@ fn mix_groups<S: Stored, I: Isa, const B: usize>(
     values: &mut [f32],
 ) {
     for group in groups {
-        if group.most(from) > 0 {
+        if !group.some(from, v[0].len()).is_empty() {
             let (weights, values) =
                 (&weights[group.row * STRIDE..], &mut values[group.row * width..]);
             mix_group::<S, I, B>(isa, v, from, group, weights, width, values);
@@ -100,15 +100,19 @@ fn mix_group<S: Stored, I: Isa, const B: usize>(
     width: usize,
     values: &mut [f32],
 ) {
-    let mut v = v;
-    for v in &mut v {
-        *v = &v[..group.most(from).min(v.len())];
-    }
+    let len = v[0].len();
+    let (some, every) = (group.some(from, len), group.every(from, len));
     // A weight of 0 hides a value from a query that doesn't see it only if the value is finite.
-    let mut partly_seen = v.iter().flat_map(|v| &v[group.least(from).min(v.len())..]);
+    let outside =
+        [some.start..every.start.clamp(some.start, some.end), every.end.max(some.start)..some.end];
+    let mut partly_seen = v
+        .iter()
+        .flat_map(|v| outside.iter().flat_map(|part| v.get(part.clone()).into_iter().flatten()));
     if partly_seen.any(|v| isa.store(S::load(isa, v)).iter().any(|x| !x.is_finite())) {
         return isa.run(MixEach::<S, B> { v, from, group, weights, width, values });
     }
+    let weights = &weights[some.start..];
+    let v = v.map(|v| &v[some.clone()]);
     match group.size {
         8 if I::SHARED_QUERIES == 8 => mix::<S, I, 8, B>(isa, v, weights, width, values),
         6 => mix::<S, I, 6, B>(isa, v, weights, width, values),
@@ -134,10 +138,12 @@ impl<S: Stored, const B: usize> Op for MixEach<'_, S, B> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { v, from, group, weights, width, values } = self;
-        for (member, seen) in group.seen[..group.size].iter().enumerate() {
-            let v = v.map(|v| &v[..seen.saturating_sub(from).min(v.len())]);
+        for member in 0..group.size {
+            let seen = group.of(member, from, v[0].len());
+            let weights = &weights[member * STRIDE + seen.start..];
+            let v = v.map(|v| &v[seen.clone()]);
             let values = &mut values[member * width..];
-            mix::<S, I, 1, B>(isa, v, &weights[member * STRIDE..], width, values);
+            mix::<S, I, 1, B>(isa, v, weights, width, values);
         }
     }
 }

@@ -48,9 +48,9 @@ pub(crate) fn attention(
         return Ok(());
     }
     let mut jobs = jobs(q.f32()?, spans, shape, out.f32_mut()?);
-    let read: usize = spans.iter().map(KvSpan::bytes).sum();
+    let read: usize = spans.iter().map(|span| span.bytes_within(shape.window)).sum();
     exec.traffic.cache_bytes.fetch_add(read as u64, Ordering::Relaxed);
-    let tiles: usize = jobs.iter().map(|job| job.queries.tiles()).sum();
+    let tiles: usize = jobs.iter().map(|job| job.queries.tiles().len()).sum();
     let work: usize = jobs.iter().map(|job| job.queries.work()).sum();
     let threads = exec.threads.count();
     if jobs.len() < threads * PIECES && tiles > jobs.len() && threads > 1 {
@@ -87,12 +87,12 @@ fn in_parts(
     exec: ExecContext<'_>,
 ) -> Result<()> {
     let pool = exec.scratch_pool;
-    let len = |job: &Job<'_>| job.queries.tiles() * partial_len(&job.queries);
+    let len = |job: &Job<'_>| job.queries.tiles().len() * partial_len(&job.queries);
     let mut partials = PoolBuffer::scratch(jobs.iter().map(len).sum(), pool)?;
     let mut units: Vec<Unit<'_>> = Vec::with_capacity(tiles);
     let mut rest: &mut [f32] = &mut partials;
     for job in &*jobs {
-        for tile in 0..job.queries.tiles() {
+        for tile in job.queries.tiles() {
             let (partial, tail) = rest.split_at_mut(partial_len(&job.queries));
             rest = tail;
             units.push((job.queries, tile, partial));
@@ -127,7 +127,7 @@ impl Op for Whole<'_, '_> {
             let (mut scratch, state, partial) = room.for_queries(&job.queries);
             scratch.load(isa, &job.queries);
             reset(state, &job.queries);
-            for tile in 0..job.queries.tiles() {
+            for tile in job.queries.tiles() {
                 let (queries, scratch, partial) = (&job.queries, &mut scratch, &mut *partial);
                 isa.run(Partial { queries, tile, scratch, partial });
                 add_tile(state, partial, &job.queries);
@@ -153,7 +153,7 @@ impl Op for Tiles<'_, '_> {
         for (index, (queries, tile, partial)) in self.units.iter_mut().enumerate() {
             let (mut scratch, ..) = room.for_queries(queries);
             // The tiles of one job follow one another.
-            if index == 0 || *tile == 0 {
+            if index == 0 || *tile == queries.tiles().start {
                 scratch.load(isa, queries);
             }
             isa.run(Partial { queries, tile: *tile, scratch: &mut scratch, partial });

@@ -1,5 +1,7 @@
 //! What a job of attention notes on the side: its queries in groups that share a pass, scores, and blocks as f32.
 
+use std::ops::Range;
+
 use super::division::Queries;
 use super::partial::partial_len;
 use crate::isa::{Isa, LANES};
@@ -20,22 +22,37 @@ pub(super) const STRIDE: usize = KV_TILE + LANES;
 pub(super) struct Group {
     pub(super) row: usize,
     pub(super) size: usize,
-    /// Positions of the tile that each of them sees, in ascending order.
+    /// The end of the positions of the tile that each of them sees, in ascending order.
     pub(super) seen: [usize; GROUP],
+    /// The start of these positions, in ascending order.
+    pub(super) hidden: [usize; GROUP],
 }
 
 impl Group {
-    /// Positions of the tile from `from` on that the last query sees.
+    /// Positions that some query sees of the `len` positions of the tile from `from` on, counted from there.
     #[inline(always)]
-    pub(super) fn most(&self, from: usize) -> usize {
-        self.seen[self.size - 1].saturating_sub(from)
+    pub(super) fn some(&self, from: usize, len: usize) -> Range<usize> {
+        within(self.hidden[0]..self.seen[self.size - 1], from, len)
     }
 
-    /// Positions of the tile from `from` on that every query sees.
+    /// Those that every query sees.
     #[inline(always)]
-    pub(super) fn least(&self, from: usize) -> usize {
-        self.seen[0].saturating_sub(from)
+    pub(super) fn every(&self, from: usize, len: usize) -> Range<usize> {
+        within(self.hidden[self.size - 1]..self.seen[0], from, len)
     }
+
+    /// Those that query `member` sees.
+    #[inline(always)]
+    pub(super) fn of(&self, member: usize, from: usize, len: usize) -> Range<usize> {
+        within(self.hidden[member]..self.seen[member], from, len)
+    }
+}
+
+/// The part of some positions that lies in the `len` from `from` on, counted from there.
+#[inline(always)]
+fn within(positions: Range<usize>, from: usize, len: usize) -> Range<usize> {
+    let start = positions.start.saturating_sub(from).min(len);
+    start..positions.end.saturating_sub(from).min(len).max(start)
 }
 
 /// The groups of a tile; those of one token as a rule.
@@ -149,10 +166,10 @@ impl Scratch<'_> {
     }
 }
 
-/// Positions of the tile that begins at `start` which a query sees.
+/// Positions of the tile that begins at `start` which a query sees, counted from there.
 #[inline(always)]
-pub(super) fn seen(queries: &Queries<'_>, start: usize, row: usize) -> usize {
-    queries.visible(row).saturating_sub(start).min(KV_TILE)
+pub(super) fn seen(queries: &Queries<'_>, start: usize, row: usize) -> Range<usize> {
+    within(queries.visible(row), start, KV_TILE)
 }
 
 /// Divides the queries into groups, for the tile that begins at `start`.
@@ -162,9 +179,10 @@ pub(super) fn divide<I: Isa>(queries: &Queries<'_>, start: usize, groups: &mut G
     let mut row = 0;
     while row < rows {
         let size = group::<I>(rows - row);
-        let mut group = Group { row, size, seen: [0; GROUP] };
-        for (member, place) in group.seen[..size].iter_mut().enumerate() {
-            *place = seen(queries, start, row + member);
+        let mut group = Group { row, size, seen: [0; GROUP], hidden: [0; GROUP] };
+        for member in 0..size {
+            let positions = seen(queries, start, row + member);
+            (group.hidden[member], group.seen[member]) = (positions.start, positions.end);
         }
         groups.push(group);
         row += size;

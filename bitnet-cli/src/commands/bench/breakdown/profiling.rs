@@ -336,6 +336,19 @@ impl Operations for ProfilingBackend {
         self.record(|| "gate".into(), 0, |inner| inner.gate(activation, gate, up))
     }
 
+    fn clamped_gate(&self, limit: f32, gate: &mut BitNetTensor, up: &BitNetTensor) -> Result<()> {
+        self.record(|| "gate".into(), 0, |inner| inner.clamped_gate(limit, gate, up))
+    }
+
+    fn weighted_sum(
+        &self,
+        x: &BitNetTensor,
+        weights: &[f32],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.record(|| "sum of experts".into(), 0, |inner| inner.weighted_sum(x, weights, out))
+    }
+
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
         self.record(|| "addition".into(), 0, |inner| inner.add(x, y))
     }
