@@ -15,7 +15,7 @@ use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_formats::safetensors::SafeTensors;
-use bitnet_inference::models::{Attention, Head, Layer, Linear, Mixer, Projection};
+use bitnet_inference::models::{Attention, FeedForward, Head, Layer, Linear, Mixer, Projection};
 use bitnet_inference::sampler::greedy;
 use bitnet_inference::{KvType, LoadOptions, Model, ModelSource, Session};
 use serde_json::Value;
@@ -167,7 +167,10 @@ fn projection<'m>(model: &'m Model, name: &str) -> &'m Projection {
     match name {
         "q_proj" => &attention_of(layer).qkv[0],
         "k_proj" => &attention_of(layer).qkv[1],
-        "down_proj" => &layer.feed_forward.down,
+        "down_proj" => match &layer.feed_forward {
+            FeedForward::Dense(unit) => &unit.down,
+            FeedForward::Mixture(_) => panic!("a layer without a single feed-forward part"),
+        },
         other => panic!("{other}"),
     }
 }
