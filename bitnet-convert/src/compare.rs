@@ -113,7 +113,7 @@ fn constants(source: &ModelFiles, written: &ModelFiles, plan: &Plan) -> Option<S
 }
 
 /// Returns the values of a configuration with their names.
-fn facts(config: &ModelConfig) -> [(&'static str, String); 15] {
+fn facts(config: &ModelConfig) -> [(&'static str, String); 17] {
     let c = config;
     let scaling = match &c.rope_scaling {
         RopeScaling::None => "none".to_owned(),
@@ -134,6 +134,8 @@ fn facts(config: &ModelConfig) -> [(&'static str, String); 15] {
         ("number of key-value heads", c.kv_heads.to_string()),
         ("head size", c.head_dim.to_string()),
         ("feed-forward size", c.intermediate.to_string()),
+        ("windows of attention", format!("{:?}", c.local)),
+        ("mixtures of experts", format!("{:?}", c.mixture)),
         ("context length", c.context.to_string()),
         (
             "longest sequence",

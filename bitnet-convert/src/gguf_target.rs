@@ -41,6 +41,7 @@ pub(crate) fn plan(
     let separate_scales = architecture == "bitnet";
     let mut plan = Planner::plan(files, options, Target::Gguf, &names, order, separate_scales)?;
     plan.remarks.extend(limit_remark(files));
+    plan.remarks.extend(window_remark(files));
     let mut writer = GgufWriter::new();
     match files.container() {
         Container::Gguf(file) => {
@@ -111,6 +112,19 @@ fn limit_remark(files: &ModelFiles) -> Option<String> {
         format!(
             "the model's RoPE is dynamic, for which GGUF has no key: the file is correct for up to {} tokens",
             limit.positions
+        )
+    })
+}
+
+/// Warns that llama.cpp runs the family's files without windows.
+fn window_remark(files: &ModelFiles) -> Option<String> {
+    let config = files.config();
+    let positions = config.local.as_ref()?.positions;
+    (!config.architecture.table().local_rope).then(|| {
+        format!(
+            "layers attend to a window of {positions} tokens, which llama.cpp does not read in {} files: there, longer \
+             texts give other results",
+            config.architecture
         )
     })
 }
@@ -216,9 +230,17 @@ fn model_keys(
     if let RopeScaling::Yarn(yarn) = c.rope_scaling {
         yarn_keys(writer, &key, &yarn)?;
     }
-    if let Some(ContextLimit { positions, reason: LimitReason::SlidingWindow }) = c.context_limit {
+    let limit = match c.context_limit {
+        Some(ContextLimit { positions, reason: LimitReason::SlidingWindow }) => Some(positions),
+        _ => None,
+    };
+    let window = c.local.as_ref().map(|local| local.positions).or(limit);
+    if let Some(positions) = window {
         let positions = u32::try_from(positions).unwrap_or(u32::MAX);
         writer.put(&key("attention.sliding_window"), Value::U32(positions))?;
+    }
+    if let Some(local) = &c.local {
+        writer.put_bools(&key("attention.sliding_window_pattern"), &local.layers)?;
     }
     // The official names mean ReLU²; readers of other names assume SiLU.
     if architecture == "bitnet" && c.activation != Activation::Silu {
@@ -375,7 +397,7 @@ fn named_templates(writer: &mut GgufWriter, templates: &BTreeMap<String, String>
 fn file_type(plan: &Plan) -> Option<u32> {
     let mut bytes: Vec<(GgmlType, u64)> = Vec::new();
     for part in &plan.parts {
-        let (PartType::Ggml(ggml_type), true) = (part.part_type, part.shape.len() == 2) else {
+        let (PartType::Ggml(ggml_type), true) = (part.part_type, part.shape.len() >= 2) else {
             continue;
         };
         let elements = part.shape.iter().map(|&dim| dim as u64).product::<u64>();

@@ -193,7 +193,7 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
     let mut source = SourceFiles::side_files(input);
     let files = ModelFiles::open(ModelSource::Path(input), &options.load)?;
     source.add_weights(&files);
-    refuse_what_a_target_cannot_say(&files, target)?;
+    refuse_what_a_target_cannot_say(&files, target, options)?;
     options.check_stop()?;
     let mut options = options.clone();
     if let Some(budget) = options.budget {
@@ -223,15 +223,23 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
 }
 
 /// Refuses models whose parts have no form in the target yet.
-fn refuse_what_a_target_cannot_say(files: &ModelFiles, target: Target) -> Result<()> {
+fn refuse_what_a_target_cannot_say(
+    files: &ModelFiles,
+    target: Target,
+    options: &ConvertOptions,
+) -> Result<()> {
     let config = files.config();
     let between_gguf = matches!(files.container(), Container::Gguf(_)) && target == Target::Gguf;
     let problem = if config.draft_layers > 0 && !between_gguf {
         "its layers that draft tokens would be lost: write a GGUF file, or remove them first"
     } else if config.draft_layers > config.drafts_read {
         "it has layers that draft tokens, of which one is read at most and only with `load.draft`; remove the others first"
+    } else if config.mixture.is_some() && options.quantize {
+        "mixtures of experts are not made ternary: convert one that is"
     } else if between_gguf {
         return Ok(());
+    } else if config.mixture.is_some() {
+        "mixtures of experts (maple) are converted from GGUF to GGUF only"
     } else if config.scales.is_some() {
         "models with scaled embeddings (minicpm) are converted from GGUF to GGUF only"
     } else if matches!(config.rope_scaling, bitnet_inference::models::RopeScaling::LongRope(_)) {

@@ -223,10 +223,16 @@ impl<'a> Planner<'a> {
         let storage = self.chooser.storage(tensor, &stored)?;
         self.plan.remarks.extend(self.chooser.fallback(tensor, &stored));
         let (rows, cols) = (tensor.rows, tensor.cols);
+        let dims = self.files.config().dims(tensor.name, [rows, cols]);
         match storage {
             Storage::Ternary(ternary) if self.plan.target == Target::Gguf => {
                 self.precision_stays(tensor, &name, storage)?;
-                let part = self.part(name.clone(), vec![rows, cols], storage, rows, cols)?;
+                if tensor.name.role.is_stacked() && !ternary.is_by_rows() {
+                    let problem = "its blocks are not those of single rows, and each expert is read by itself: choose \
+                                   another --type";
+                    return Err(Error::refused(format!("tensor {name} as {storage}"), problem));
+                }
+                let part = self.part(name.clone(), dims, storage, rows, cols)?;
                 let scale = if scale_beside && storage.has_f16_scales() {
                     let stem = name.strip_suffix(".weight").unwrap_or(&name);
                     let storage = Storage::Dense(DenseType::F32);
@@ -247,7 +253,7 @@ impl<'a> Planner<'a> {
                 if self.plan.target == Target::Gguf && tensor.kind == Kind::Linear {
                     self.precision_stays(tensor, &name, storage)?;
                 }
-                let part = self.part(name, vec![rows, cols], storage, rows, cols)?;
+                let part = self.part(name, dims, storage, rows, cols)?;
                 self.rows(tensor, part, dense, &stored)?;
             }
         }

@@ -16,7 +16,8 @@ use crate::{Result, Storage};
 pub(crate) enum Kind {
     /// A norm's gain; never quantised.
     Vector,
-    /// A convolution, a small projection of a recurrent layer, or a matrix of a layer that drafts tokens; stays as it is.
+    /// A convolution, a small projection of a recurrent layer, a router, or a matrix of a layer that drafts tokens; stays
+    /// as it is.
     Plain,
     /// A ternary layer's weight.
     Linear,
@@ -33,7 +34,9 @@ impl Kind {
             Role::TokenEmbedding => Self::Embedding,
             Role::Output => Self::Head,
             role if drafts && role.is_projection() && name.part == Part::Weight => Self::Plain,
-            Role::DeltaConv | Role::DeltaStep | Role::DeltaWrite if name.part == Part::Weight => {
+            Role::DeltaConv | Role::DeltaStep | Role::DeltaWrite | Role::Router
+                if name.part == Part::Weight =>
+            {
                 Self::Plain
             }
             role if role.is_projection() && name.part == Part::Weight => Self::Linear,
@@ -42,7 +45,8 @@ impl Kind {
     }
 }
 
-/// A tensor of the model, `[rows, cols]`; a vector has one row.
+/// A tensor of the model, `[rows, cols]`; a vector has one row, and a stack of matrices the rows of all, one matrix after
+/// another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ModelTensor {
     pub(crate) name: TensorName,

@@ -171,6 +171,9 @@ def cases():
     yield "online-of-trits", config(LLAMA, quantization_config=online()), "unpacked"
     window = {"use_sliding_window": True, "sliding_window": len(TOKENS), "max_window_layers": 1}
     yield "sliding-window", config(QWEN3, **window), "weights"
+    yield "sliding-window-passed", config(QWEN3, **window | {"sliding_window": 5}), "weights"
+    types = {"layer_types": ["sliding_attention", "full_attention"]}
+    yield "sliding-window-of-types", config(QWEN3, use_sliding_window=True, sliding_window=3, **types), "weights"
     yield "sliding-window-unused", config(QWEN3, use_sliding_window=False, sliding_window=4, max_window_layers=0), "weights"
 
 

@@ -115,6 +115,17 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
         ("context", format!("{} tokens; RoPE base {}{rope}", c.context, c.rope_theta)),
         ("cache", format!("{} per token as {kv}", output::bytes(cache))),
     ];
+    if let Some(local) = &c.local {
+        let layers = local.layers.iter().filter(|is_local| **is_local).count();
+        let rope = if c.architecture.table().local_rope { ", the only ones with RoPE" } else { "" };
+        let text = format!("{} tokens in {layers} of {} layers{rope}", local.positions, c.layers);
+        rows.push(("window", text));
+    }
+    if let Some(mixture) = &c.mixture {
+        let text =
+            format!("{} in each layer, of which a token uses {}", mixture.experts, mixture.used);
+        rows.push(("experts", text));
+    }
     if let Some(recurrent) = &c.recurrent {
         let RecurrentShape { layers, key_heads, value_heads, value_dim, .. } = recurrent.shape;
         let bytes = recurrent.shape.chunk_bytes().unwrap_or(0) as u64;
@@ -279,7 +290,17 @@ fn config_json(c: &ModelConfig) -> Value {
         "activation": activation,
         "rope_theta": output::number(c.rope_theta),
         "rope_order": order,
+        "rope_dim": c.rope_dim,
         "rope_scaling": scaling,
+        "window": c.local.as_ref().map(|local| json!({
+            "positions": local.positions,
+            "layers": *local.layers,
+        })),
+        "experts": c.mixture.as_ref().map(|mixture| json!({
+            "count": mixture.experts,
+            "used": mixture.used,
+            "limits": mixture.limits.iter().map(|&limit| output::number(limit)).collect::<Vec<_>>(),
+        })),
     })
 }
 

@@ -105,6 +105,14 @@ impl GgufWriter {
         self.put_array(key, ValueType::I32, values, |sink, value| sink.extend(value.to_le_bytes()))
     }
 
+    /// Sets a key to an array of booleans.
+    ///
+    /// # Errors
+    /// Same as [`GgufWriter::put_strings`].
+    pub fn put_bools(&mut self, key: &str, values: &[bool]) -> Result<()> {
+        self.put_array(key, ValueType::Bool, values, |sink, value| sink.push(u8::from(*value)))
+    }
+
     /// Copies every key of a file that `wanted` accepts, except `general.alignment` and `split.*`.
     ///
     /// # Errors

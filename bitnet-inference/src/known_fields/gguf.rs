@@ -151,7 +151,10 @@ const ARCHITECTURE: &[Fields] = &[
     refused(&["attention.value_residual_mix_lora_rank"], ZERO, LOW_RANK),
     refused(&["attention.key_length_mla", "attention.value_length_mla"], ZERO, LOW_RANK),
     read(&["attention.sliding_window"]),
-    unused(&["attention.sliding_window_pattern"], "no context is longer than the window"),
+    read_by(
+        &["attention.sliding_window_pattern"],
+        "qwen2, qwen3 and maple, as a list; in other files no context is longer than the window",
+    ),
     unused(&["attention.key_length_swa", "attention.value_length_swa"], WINDOW),
     unused(&["attention.layer_norm_epsilon", "attention.group_norm_epsilon"], OTHER_NORMS),
     unused(&["attention.group_norm_groups"], OTHER_NORMS),
@@ -201,8 +204,7 @@ const SCALED_STREAM: &[Fields] = &[read(&["embedding_scale", "residual_scale", "
 /// Keys of architectures with mixtures of experts and windows of attention (`maple`), without its name before them.
 const MIXTURE_KEYS: &[Fields] = &[
     read(&["expert_count", "expert_used_count", "expert_feed_forward_length", "swiglu_clamp_exp"]),
-    read(&["expert_gating_func", "attention.sliding_window_pattern"]),
-    read(&["rope.dimension_count_swa", "rope.freq_base_swa"]),
+    read(&["expert_gating_func", "rope.dimension_count_swa", "rope.freq_base_swa"]),
     unused(&["feed_forward_length"], "experts have a width of their own"),
     refused(&["expert_weights_norm"], TRUE, "the shares of the chosen experts sum to 1"),
     refused(&["expert_weights_scale"], ZERO_OR_ONE, SCALED),

@@ -69,7 +69,7 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         return Err(bad("block_count", problem));
     };
     let recurrent = table.recurrent.then(|| recurrent_config(file, arch, layers)).transpose()?;
-    let local = table.local_rope.then(|| local_attention(file, arch, layers)).transpose()?;
+    let local = local_attention(file, arch, layers)?;
     let mixture = table.experts.then(|| mixture(file, arch, layers)).transpose()?;
     Ok(ModelConfig {
         architecture,

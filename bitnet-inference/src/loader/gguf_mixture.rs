@@ -46,28 +46,36 @@ pub(super) fn rope_theta(
     Ok(found.unwrap_or(10_000.0))
 }
 
-/// Reads which of `layers` layers attend to a window, and its size.
+/// Reads which of `layers` layers attend to a window, and its size; `None` if the file does not say it of each layer.
+///
+/// # Errors
+/// [`InferenceError::Config`] naming a key with an impossible value, or one that is missing in a family in which RoPE
+/// depends on it.
 pub(super) fn local_attention(
     file: &GgufFile,
     arch: &str,
     layers: usize,
-) -> Result<LocalAttention> {
-    const PATTERN: &str = "attention.sliding_window_pattern";
+) -> Result<Option<LocalAttention>> {
+    let table = Architecture::from_gguf(arch).map(|(own, _)| own.table());
+    let Some(table) = table.filter(|table| table.sliding_window) else { return Ok(None) };
     let key = |name: &str| format!("{arch}.{name}");
-    let window = metadata_count(file, &key("attention.sliding_window"), 1 << 24)?;
-    let name = key(PATTERN);
-    let bad = |problem: &str| InferenceError::config(file.name(), &name, problem.to_owned());
+    let name = key("attention.sliding_window_pattern");
+    let bad = |problem: String| InferenceError::config(file.name(), &name, problem);
     let list = file.metadata().value(&name)?;
-    let list = list.ok_or_else(|| bad("missing; it says which layers attend to a window"))?;
-    let array = list.as_array().ok_or_else(|| bad("not a list"))?;
+    let array = match list.map(|list| list.as_array()) {
+        Some(Some(array)) => array,
+        _ if !table.local_rope => return Ok(None),
+        Some(None) => return Err(bad("not a list".into())),
+        None => return Err(bad("missing; it says which layers attend to a window".into())),
+    };
+    let window = count_of(file, &key("attention.sliding_window"), 1 << 24)?;
     if array.len() != layers {
-        return Err(bad(&format!("{} of them for {layers} layers", array.len())));
+        return Err(bad(format!("{} of them for {layers} layers", array.len())));
     }
     let flag = |value: Value<'_>| value.as_bool().or_else(|| Some(value.as_u64()? != 0));
     let flags: Option<Arc<[bool]>> = array.iter().map(flag).collect();
-    let flags = flags.ok_or_else(|| bad("not a list of true and false"))?;
-    let beyond = Architecture::from_gguf(arch).map_or(0, |(own, _)| own.table().window_beyond);
-    Ok(LocalAttention { positions: window + beyond, layers: flags })
+    let flags = flags.ok_or_else(|| bad("not a list of true and false".into()))?;
+    Ok(Some(LocalAttention { positions: window + table.window_beyond, layers: flags }))
 }
 
 /// Reads the mixtures of `layers` layers, and the width of an expert.
@@ -78,8 +86,8 @@ pub(super) fn mixture(
 ) -> Result<(MixtureConfig, usize)> {
     let key = |name: &str| format!("{arch}.{name}");
     let metadata = file.metadata();
-    let experts = metadata_count(file, &key("expert_count"), 1 << 12)?;
-    let used = metadata_count(file, &key("expert_used_count"), 1 << 12)?;
+    let experts = count_of(file, &key("expert_count"), 1 << 12)?;
+    let used = count_of(file, &key("expert_used_count"), 1 << 12)?;
     if used > experts {
         let problem = format!("{used}, but there are {experts} experts");
         return Err(InferenceError::config(file.name(), &key("expert_used_count"), problem));
@@ -107,7 +115,7 @@ pub(super) fn mixture(
 }
 
 /// A count of 1 to `most`.
-fn metadata_count(file: &GgufFile, key: &str, most: u64) -> Result<usize> {
+fn count_of(file: &GgufFile, key: &str, most: u64) -> Result<usize> {
     let value = file.metadata().get_u64(key)?;
     let in_range = usize::try_from(value).ok().filter(|_| (1..=most).contains(&value));
     in_range.ok_or_else(|| {

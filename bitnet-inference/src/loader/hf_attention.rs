@@ -2,15 +2,16 @@
 
 use super::class_defaults::Settings;
 use crate::Result;
+use crate::models::LocalAttention;
 
-/// The longest sequence in which every layer attends to all earlier tokens; `None` where that holds for any length.
+/// The layers that attend to a window; `None` if there are none.
 ///
 /// # Errors
 /// [`crate::InferenceError::Config`] for a kind of attention that is not supported.
-pub(super) fn full_attention_up_to(
+pub(super) fn windows(
     settings: &mut Settings<'_>,
     layers: usize,
-) -> Result<Option<usize>> {
+) -> Result<Option<LocalAttention>> {
     let o = settings.object;
     let may_slide = settings.class.architecture.table().sliding_window;
     let window = o.opt_usize("sliding_window")?;
@@ -19,9 +20,12 @@ pub(super) fn full_attention_up_to(
         return Ok(None);
     }
     let types = o.opt_strings("layer_types")?;
-    let sliding = match &types {
-        None if may_slide => o.opt_usize("max_window_layers")?.unwrap_or(28) < layers,
-        None => false,
+    let slides: Vec<bool> = match &types {
+        None if may_slide => {
+            let first = o.opt_usize("max_window_layers")?.unwrap_or(28);
+            (0..layers).map(|layer| layer >= first).collect()
+        }
+        None => Vec::new(),
         Some(types) => {
             if types.len() != layers {
                 let problem = format!("{} of them for {layers} layers", types.len());
@@ -33,9 +37,10 @@ pub(super) fn full_attention_up_to(
                     format!("{other:?} is not supported; full_attention and sliding_attention are");
                 return Err(o.bad("layer_types", problem));
             }
-            types.contains(&"sliding_attention")
+            types.iter().map(|kind| *kind == "sliding_attention").collect()
         }
     };
+    let sliding = slides.contains(&true);
     if !may_slide {
         if sliding {
             let problem = format!("{} has no sliding_attention", settings.class.name);
@@ -66,7 +71,8 @@ pub(super) fn full_attention_up_to(
                     let problem = "null, but layer_types names sliding_attention";
                     Err(o.bad("sliding_window", problem.into()))
                 }
-                other => Ok(other),
+                None => Ok(None),
+                Some(positions) => Ok(Some(LocalAttention { positions, layers: slides.into() })),
             }
         }
         (true, false) if types.is_some() => {

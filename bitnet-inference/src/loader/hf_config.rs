@@ -7,7 +7,7 @@ use bitnet_formats::names::TensorName;
 use serde_json::Value;
 
 use super::class_defaults::{Settings, class_of};
-use super::hf_attention::full_attention_up_to;
+use super::hf_attention::windows;
 use super::hf_mixture::{local_attention, mixture};
 use super::hf_recurrent::recurrent_config;
 use super::hf_rope::rope;
@@ -16,9 +16,7 @@ use super::quantization::{Quantization, quantization, skipped_modules};
 use super::tensor_use::linears;
 use crate::Result;
 use crate::known_fields;
-use crate::models::{
-    ContextLimit, LimitReason, ModelConfig, StreamScales, activation_by_name, unknown_name,
-};
+use crate::models::{ModelConfig, StreamScales, activation_by_name, unknown_name};
 
 /// The settings of `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,16 +117,12 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
     let head_dim = settings.head_dim(hidden, heads)?;
     let rope = rope(settings, context, head_dim)?;
     let recurrent = recurrent_config(settings, layers)?;
-    let local = local_attention(settings, layers)?;
-    let mixture = mixture(settings, layers)?;
-    let window = match local {
-        Some(_) => None,
-        None => full_attention_up_to(settings, layers)?,
+    let local = match class.architecture.table().local_rope {
+        true => Some(local_attention(settings, layers)?),
+        false => windows(settings, layers)?,
     };
-    let window =
-        window.map(|positions| ContextLimit { positions, reason: LimitReason::SlidingWindow });
-    let limits = [window, rope.limit];
-    let context_limit = limits.into_iter().flatten().min_by_key(|limit| limit.positions);
+    let mixture = mixture(settings, layers)?;
+    let context_limit = rope.limit;
     if let Some(limit) = context_limit {
         settings.assumptions.push(limit.to_string());
     }

@@ -11,11 +11,8 @@ const LIMIT: f32 = 7.0;
 pub(super) fn local_attention(
     settings: &mut Settings<'_>,
     layers: usize,
-) -> Result<Option<LocalAttention>> {
+) -> Result<LocalAttention> {
     let (o, table) = (settings.object, settings.class.architecture.table());
-    if !table.local_rope {
-        return Ok(None);
-    }
     const NOPE: &str = "nope_on_global_attention";
     if o.opt_bool(NOPE)? != Some(true) {
         let problem = "not true: layers that attend to all tokens have no RoPE here".to_owned();
@@ -44,7 +41,7 @@ pub(super) fn local_attention(
         return Err(o.bad("sliding_window", "0; a window has at least 1 token".into()));
     }
     let positions = window.saturating_add(table.window_beyond);
-    Ok(Some(LocalAttention { positions, layers: layers.into() }))
+    Ok(LocalAttention { positions, layers: layers.into() })
 }
 
 /// The mixtures of a family that has them.
