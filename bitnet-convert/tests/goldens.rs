@@ -29,9 +29,9 @@ fn cases() -> Vec<Case> {
         .expect("the golden files are part of the repository")
         .map(|entry| entry.unwrap().path())
         .filter(|folder| folder.join("meta.json").exists())
-        // Models with recurrent layers and scaled ones have tests of their own (`hybrid.rs`).
+        // Models with recurrent layers, scaled ones and mixtures have tests of their own (`hybrid.rs`, `mixture.rs`).
         .filter(|folder| {
-            !["qwen35", "minicpm"].iter().any(|name| folder.to_string_lossy().contains(name))
+            !["qwen35", "minicpm", "maple"].iter().any(|name| folder.to_string_lossy().contains(name))
         })
         .map(|folder| {
             let meta: Value =

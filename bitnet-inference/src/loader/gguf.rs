@@ -1,4 +1,4 @@
-//! GGUF checkpoints: architectures `bitnet-b1.58`, `bitnet-25`, `bitnet`, `llama` and `qwen3`.
+//! GGUF checkpoints of every architecture in `bitnet_formats::architecture`.
 
 mod experts;
 mod weights;

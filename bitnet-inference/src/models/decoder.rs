@@ -11,7 +11,8 @@
 //!
 //! What stands in brackets is there if the weight is: BitNet has the sub-norms, Qwen3 the head norms, Llama none.
 //! `L_q`, `L_k` and `L_v` of Qwen2 add a bias. Most layers of Qwen3.5 have a gated delta network in place of attention
-//! (`delta_net.rs`).
+//! (`delta_net.rs`). Maple's feed-forward parts are mixtures of experts (`mixture.rs`), and most of its layers attend to a
+//! window (`local_attention.rs`).
 //! Sources: BitNet b1.58 2B4T technical report; Llama 2; Qwen2; Qwen3.
 
 use std::sync::Arc;
