@@ -31,7 +31,9 @@ fn cases() -> Vec<Case> {
         .filter(|folder| folder.join("meta.json").exists())
         // Models with recurrent layers, scaled ones and mixtures have tests of their own (`hybrid.rs`, `mixture.rs`).
         .filter(|folder| {
-            !["qwen35", "minicpm", "maple"].iter().any(|name| folder.to_string_lossy().contains(name))
+            !["qwen35", "minicpm", "maple"]
+                .iter()
+                .any(|name| folder.to_string_lossy().contains(name))
         })
         .map(|folder| {
             let meta: Value =

@@ -146,8 +146,7 @@ fn changed(place: &TempDir, key: Option<Key<'_>>, tensor: Option<Tensor<'_>>) ->
     let mut all = Vec::new();
     for info in source.tensors() {
         let (mut dims, mut bytes) = (info.dims.clone(), source.data(info).unwrap().to_vec());
-        if let Some((name, change)) = tensor.filter(|(name, _)| *name == info.name) {
-            let _ = name;
+        if let Some((_, change)) = tensor.filter(|(name, _)| *name == info.name) {
             change(&mut dims, &mut bytes);
         }
         if !dims.is_empty() {
@@ -208,6 +207,30 @@ fn missing_and_impossible_keys_are_refused_by_name() {
     let name = "maple.swiglu_clamp_exp";
     refused(&changed(&place, Some(Key::Floats(name, vec![7.0; 2])), None), name);
     refused(&changed(&place, Some(Key::Floats(name, vec![7.0, 7.0, f32::INFINITY])), None), name);
+}
+
+#[test]
+fn each_setting_changes_what_the_model_computes() {
+    let place = TempDir::new().unwrap();
+    let expected = states(&load(&golden()).unwrap(), &tokens(40), 40);
+    let pattern = "maple.attention.sliding_window_pattern";
+    for key in [
+        Key::One("maple.attention.sliding_window", Value::U32(5)),
+        Key::Bools(pattern, vec![true, true, false]),
+        Key::One("maple.expert_used_count", Value::U32(3)),
+        Key::One("maple.swiglu_clamp_exp", Value::F32(0.0)),
+        Key::Floats("maple.swiglu_clamp_exp", vec![7.0, 6.0, 7.0]),
+        Key::One("maple.rope.dimension_count", Value::U32(16)),
+        Key::One("maple.rope.freq_base_swa", Value::F32(20000.0)),
+    ] {
+        let name = key.name().to_owned();
+        let model = load(&changed(&place, Some(key), None)).unwrap();
+        assert!(states(&model, &tokens(40), 40) != expected, "{name}");
+    }
+    // What has no reader changes nothing.
+    let key = Key::One("maple.feed_forward_length", Value::U32(1));
+    let model = load(&changed(&place, Some(key), None)).unwrap();
+    assert!(states(&model, &tokens(40), 40) == expected);
 }
 
 #[test]
