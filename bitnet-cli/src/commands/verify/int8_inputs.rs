@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use bitnet_core::backend::ActivationPrecision;
-use bitnet_inference::models::Linear;
+use bitnet_inference::models::{FeedForward, GatedUnit, Layer, Linear};
 use bitnet_inference::{LoadOptions, Model, ModelSource};
 use serde_json::{Value, json};
 
@@ -34,9 +34,12 @@ impl Deviation {
         cli: &Cli,
         output: &mut Output,
     ) -> Result<Option<Self>> {
-        let is_float = |layer: &bitnet_inference::models::Layer| {
-            let weight = &layer.feed_forward.down.weight;
-            matches!(weight, Linear::Ternary(_, ActivationPrecision::Float))
+        let reads_floats = |unit: &GatedUnit| {
+            matches!(unit.down.weight, Linear::Ternary(_, ActivationPrecision::Float))
+        };
+        let is_float = |layer: &Layer| match &layer.feed_forward {
+            FeedForward::Dense(unit) => reads_floats(unit),
+            FeedForward::Mixture(mixture) => mixture.experts.iter().all(reads_floats),
         };
         if options.activations.is_some() || !model.decoder().layers.iter().all(is_float) {
             return Ok(None);
