@@ -87,7 +87,8 @@ impl HubCache {
     /// Like [`HubCache::find`], but selects the best of several models for a machine with `memory` free bytes.
     ///
     /// # Errors
-    /// [`Error::NotCached`] if there is none, [`Error::Io`].
+    /// [`Error::NotCached`] if there is none, [`Error::NotRunnable`], [`Error::Choose`] if they are different models,
+    /// [`Error::Io`].
     pub fn find_best(
         &self,
         name: &ModelName,
@@ -96,7 +97,7 @@ impl HubCache {
         let Stored { cache, commit, files, missing } = self.stored(name)?;
         let best = recommend(&name.repository, &files, memory);
         let best = best.map_err(|error| match error {
-            Error::NotRunnable { .. } => error,
+            Error::NotRunnable { .. } | Error::Choose { .. } => error,
             _ => self.lacking(name, missing),
         })?;
         Ok((cache.shown(&commit, best.selection.run.as_deref()), best))

@@ -3,6 +3,8 @@
 pub use crate::error::Choice;
 use crate::error::{Error, Result};
 use crate::name::Repository;
+use crate::no_model::{is_adapter, no_model};
+use crate::storage::{Role, mentions_draft_layer, stem_of};
 
 /// Files of a model folder beside its weights and `config.json`.
 pub const SIDE_FILES: [&str; 13] = [
@@ -88,8 +90,7 @@ impl Gguf<'_> {
 /// Returns the GGUF models among `files`, sorted by path: single
 /// and split ones, without auxiliary files of other models.
 pub fn gguf_models(files: &[Found]) -> Vec<Choice> {
-    let models = ggufs(files);
-    models.iter().filter(|model| !is_part_of_another(model.stem)).map(Gguf::choice).collect()
+    with_role(files, Role::Model).iter().map(Gguf::choice).collect()
 }
 
 /// Selects from `files`, which are sorted by path.
@@ -137,11 +138,8 @@ fn whole_model(repository: &Repository, files: &[Found]) -> Result<Selection> {
             .collect();
         return Ok(Selection { paths, run: None });
     }
-    let models = ggufs(files);
-    let models: Vec<_> =
-        models.into_iter().filter(|model| !is_part_of_another(model.stem)).collect();
-    match models.as_slice() {
-        [] => Err(Error::NoModel { repository: repository.to_string() }),
+    match with_role(files, Role::Model).as_slice() {
+        [] => Err(no_model(repository, files)),
         [only] => Ok(only.selection()),
         several => Err(Error::Choose {
             repository: repository.to_string(),
@@ -177,6 +175,7 @@ pub(crate) fn safetensors(files: &[Found]) -> Vec<&str> {
         .map(|file| file.path.as_str())
         .filter(|path| !path.contains('/'))
         .filter(|path| path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json"))
+        .filter(|path| !is_adapter(path))
         .collect();
     let named: Vec<&str> = all.iter().copied().filter(|path| path.starts_with("model")).collect();
     if named.is_empty() { all } else { named }
@@ -186,8 +185,10 @@ pub(crate) fn safetensors(files: &[Found]) -> Vec<&str> {
 fn ggufs(files: &[Found]) -> Vec<Gguf<'_>> {
     let mut models: Vec<Gguf<'_>> = Vec::new();
     for file in files {
-        let Some(stem) = file.path.strip_suffix(".gguf") else { continue };
-        let stem = without_shard(stem);
+        if !file.path.ends_with(".gguf") {
+            continue;
+        }
+        let stem = stem_of(&file.path);
         match models.iter_mut().find(|model| model.stem == stem && is_shard(&file.path)) {
             Some(model) => model.files.push(file),
             None => models.push(Gguf { stem, files: vec![file] }),
@@ -196,37 +197,31 @@ fn ggufs(files: &[Found]) -> Vec<Gguf<'_>> {
     models
 }
 
-/// Returns whether a GGUF file is auxiliary: an image projector, an importance matrix, or a model or layer that drafts
-/// tokens for another.
-fn is_part_of_another(stem: &str) -> bool {
-    let name = stem.rsplit('/').next().unwrap_or(stem).to_lowercase();
-    let is_word = |word: &str| name.split(['-', '_', '.']).any(|part| part == word);
-    name.starts_with("mmproj")
-        || name.contains("imatrix")
-        || is_draft(&name)
-        || ["dspark", "dflash", "eagle3", "draft"].into_iter().any(is_word)
-}
-
-/// Returns whether a GGUF file of that name, in lower case, holds a layer that drafts tokens and no model: `mtp-MODEL`.
-/// Files with both are called `MODEL-MTP`.
-fn is_draft(name: &str) -> bool {
-    name.starts_with("mtp-") || name.starts_with("mtp_") || name == "mtp"
+/// Returns the GGUF files of that role. Of files whose names mention a layer that drafts tokens, those far smaller than
+/// the largest model hold that layer alone.
+fn with_role(files: &[Found], wanted: Role) -> Vec<Gguf<'_>> {
+    /// The least part of a model's bytes that a file with a whole model has.
+    const LEAST: u64 = 4;
+    let all = ggufs(files);
+    let bytes = |model: &Gguf<'_>| model.choice().bytes.unwrap_or(0);
+    let models = all.iter().filter(|model| Role::of(model.stem) == Role::Model);
+    let largest = models.map(bytes).max().unwrap_or(0);
+    let role = |model: &Gguf<'_>| match Role::of(model.stem) {
+        Role::Model if mentions_draft_layer(model.stem) && bytes(model) < largest / LEAST => {
+            Role::DraftLayer
+        }
+        role => role,
+    };
+    all.into_iter().filter(|model| role(model) == wanted).collect()
 }
 
 /// Returns the GGUF files among `files` that hold a layer that drafts tokens for a model of the repository.
 pub fn draft_layers(files: &[Found]) -> Vec<Choice> {
-    let name =
-        |model: &Gguf<'_>| model.stem.rsplit('/').next().unwrap_or(model.stem).to_lowercase();
-    ggufs(files).iter().filter(|model| is_draft(&name(model))).map(Gguf::choice).collect()
+    with_role(files, Role::DraftLayer).iter().map(Gguf::choice).collect()
 }
 
 fn is_shard(path: &str) -> bool {
-    path.strip_suffix(".gguf").is_some_and(|stem| without_shard(stem) != stem)
-}
-
-/// Returns `NAME` of `NAME-00001-of-00003`, or the name unchanged.
-fn without_shard(stem: &str) -> &str {
-    split_name(stem, "").map_or(stem, |(name, ..)| name)
+    split_name(path, ".gguf").is_some()
 }
 
 /// Parses `NAME-00001-of-00003` plus `ending` into `NAME`, 1 and 3; `None` for any other path.
@@ -328,7 +323,7 @@ mod tests {
             chosen(&["a-00001-of-00001.gguf", "m.TQ1_0.gguf", "m.TQ2_0.gguf"], Wanted::Model)
                 .unwrap_err();
         let text = several.to_string();
-        assert!(text.contains("3 models") && text.contains("a/b:m.TQ2_0.gguf (1.0 MiB)"), "{text}");
+        assert!(text.contains("3 models") && text.contains("-m a/b:m.TQ2_0.gguf (1.0 MiB)"), "{text}");
         assert!(matches!(chosen(&["x.bin"], Wanted::Model), Err(Error::NoModel { .. })));
     }
 

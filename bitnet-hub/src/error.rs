@@ -213,7 +213,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The repository has several models; the user has to choose.
-    #[error("{repository} has {} models; choose one of these:{}", choices.len(), list(repository, choices))]
+    #[error("{repository} has {} models; name one of these:{}", choices.len(), list(repository, choices))]
     Choose {
         /// The repository.
         repository: String,
@@ -222,7 +222,8 @@ pub enum Error {
     },
     /// The repository has only models of unsupported types.
     #[error(
-        "{repository} has only models of unsupported types; to download one anyway, name it:{}",
+        "{repository} has only models of unsupported types; use a repository with safetensors or with one of \
+         TQ1_0, TQ2_0, I2_S, Q2_0, PQ2_0, PTQ1_0, IQ2_BN, Q8_0, F16 or BF16. To download one anyway, name it:{}",
         list(repository, choices)
     )]
     NotRunnable {
@@ -231,13 +232,30 @@ pub enum Error {
         /// The models.
         choices: Vec<Choice>,
     },
-    /// The repository has no model files.
-    #[error(
-        "{repository} has neither GGUF nor safetensors files: --list lists its files, --include selects files by name"
-    )]
+    /// The repository has no model.
+    #[error("{repository} has no model that can be run by itself: {seen}; {remedy} (--list lists all files)")]
     NoModel {
         /// The repository.
         repository: String,
+        /// What it has.
+        seen: String,
+        /// The remedy.
+        remedy: &'static str,
+    },
+    /// The disk has no room for a model.
+    #[error(
+        "{repository} needs {} in {}, where {} are free: make room, or set HF_HUB_CACHE to a folder on another disk",
+        bytes(*needed), folder.display(), bytes(*free)
+    )]
+    Room {
+        /// The repository.
+        repository: String,
+        /// The folder on the disk.
+        folder: PathBuf,
+        /// Bytes to download.
+        needed: u64,
+        /// Free bytes.
+        free: u64,
     },
     /// No file matches the patterns.
     #[error("{repository} has no file that matches the patterns: --list lists its files")]
@@ -283,7 +301,7 @@ fn free_text(free: Option<u64>) -> String {
 fn list(repository: &str, choices: &[Choice]) -> String {
     let line = |choice: &Choice| {
         let size = choice.bytes.map_or_else(String::new, |size| format!(" ({})", bytes(size)));
-        format!("\n  {repository}:{}{size}", choice.file)
+        format!("\n  -m {repository}:{}{size}", choice.file)
     };
     choices.iter().map(line).collect()
 }

@@ -23,8 +23,10 @@ mod error;
 mod hub;
 mod link;
 mod name;
+mod no_model;
 pub mod recommend;
 mod settings;
+pub mod storage;
 pub mod stored;
 
 pub use cache::HubCache;
