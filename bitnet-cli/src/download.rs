@@ -6,33 +6,36 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Result;
-use bitnet_core::device::{Device, DeviceCapabilities};
-use bitnet_hub::choose::{Choice, Selection, Wanted, choose};
-use bitnet_hub::recommend::{Recommended, recommend};
+use bitnet_hub::choose::{Selection, Wanted, choose};
+use bitnet_hub::recommend::recommend;
 use bitnet_hub::{Event, Hub, Listing, ModelName, Pulled, Settings, State};
 
 use crate::interrupt::Listener;
+use crate::load::free_memory;
 use crate::output::{self, Output, Progress, without_controls};
+use crate::planned::Planned;
+use crate::remote_header;
 
 /// Poll interval for Ctrl-C during a pause.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Returns the path of a cached or downloaded model; `None` if the user stopped the download. Of several models in a
-/// repository, selects the best for this machine and prints its name.
+/// Returns the path of a cached or downloaded model; `None` if the user stopped the download. Of several files in a
+/// repository, selects the best for this machine and says why. `context` are the tokens that memory should suffice for.
 ///
 /// # Errors
 /// If the model is not available.
 pub(crate) fn model(
     name: &ModelName,
     offline: bool,
+    context: Option<usize>,
     output: &mut Output,
 ) -> Result<Option<PathBuf>> {
     let settings = settings(offline)?;
     match settings.cache.find(name) {
         Ok(path) => return Ok(Some(path)),
         Err(bitnet_hub::Error::Choose { .. }) if name.file.is_none() => {
-            let (path, recommended) = settings.cache.find_best(name, memory())?;
-            output.note(&format!("{name}: {}", words(&recommended)));
+            let (path, recommended) = settings.cache.find_best(name, free_memory())?;
+            output.note(&format!("{name}: {}", Planned::recommended(&recommended).words()));
             return Ok(Some(path));
         }
         Err(bitnet_hub::Error::NotCached { what, folder, missing }) if settings.offline => {
@@ -43,47 +46,8 @@ pub(crate) fn model(
     }
     let mut downloads = Downloads::new(settings, false, output)?;
     let Some(listing) = downloads.list(name)? else { return Ok(None) };
-    let selection = select(name, &listing, downloads.output)?;
+    let Some((selection, _)) = downloads.plan(name, &listing, context)? else { return Ok(None) };
     Ok(downloads.take(&listing, &selection)?.map(|_| downloads.path(&listing, &selection)))
-}
-
-/// Selects the files to download and prints the selection.
-fn select(name: &ModelName, listing: &Listing, output: &mut Output) -> Result<Selection> {
-    let files = listing.found();
-    if let Some(file) = &name.file {
-        return Ok(choose(&name.repository, &files, &Wanted::File(file))?);
-    }
-    let recommended = recommend(&name.repository, &files, memory())?;
-    output.note(&format!("downloading {name}: {}", words(&recommended)));
-    if let Some(draft) = &recommended.draft {
-        let file = without_controls(&draft.file);
-        output.note(&format!(
-            "{file} drafts tokens for it: `bitnet pull {}:{file}` and --draft-model use it",
-            name.repository
-        ));
-    }
-    if !recommended.fits {
-        output.warning("this model takes more memory than is free; it may be slow or fail");
-    }
-    Ok(recommended.selection)
-}
-
-fn words(recommended: &Recommended) -> String {
-    let Recommended { choice: Choice { file, bytes }, why, .. } = recommended;
-    let size = bytes.map_or_else(|| "size unknown".to_owned(), output::bytes);
-    let memory = match (recommended.needs, memory()) {
-        (Some(needs), Some(free)) => {
-            let (needs, free) = (output::bytes(needs), output::bytes(free));
-            format!("; takes about {needs} of memory, {free} are free")
-        }
-        _ => String::new(),
-    };
-    format!("{} ({size}{memory}; {why})", without_controls(file))
-}
-
-/// Returns the memory available for a model, if known.
-fn memory() -> Option<u64> {
-    DeviceCapabilities::without_bandwidth(&Device::Cpu).available_memory
 }
 
 /// Returns the settings from the environment and `--offline`.
@@ -131,6 +95,76 @@ impl<'o> Downloads<'o> {
         }
     }
 
+    /// Selects the files of a model and says which and why; `None` if the user stopped it. A GGUF file's header is read
+    /// before the file is downloaded.
+    ///
+    /// # Errors
+    /// If there is no model that can be run, or the user has to choose.
+    pub(crate) fn plan(
+        &mut self,
+        name: &ModelName,
+        listing: &Listing,
+        context: Option<usize>,
+    ) -> Result<Option<(Selection, Option<Planned>)>> {
+        let files = listing.found();
+        let (selection, planned, draft) = match &name.file {
+            Some(file) => {
+                let selection = choose(&name.repository, &files, &Wanted::File(file))?;
+                let planned = Planned::named(listing, &selection);
+                (selection, planned, None)
+            }
+            None => {
+                let found = recommend(&name.repository, &files, free_memory())?;
+                let planned = Planned::recommended(&found);
+                (found.selection, Some(planned), found.draft)
+            }
+        };
+        let Some(mut planned) = planned else { return Ok(Some((selection, None))) };
+        if let [path] = selection.paths.as_slice()
+            && path.ends_with(".gguf")
+            && !self.check_header(listing, path, &mut planned, context)?
+        {
+            return Ok(None);
+        }
+        let cache = self.hub.cache(listing);
+        let is_here = |path: &String| cache.shown(&listing.commit, Some(path)).exists();
+        let verb = if selection.paths.iter().all(is_here) { "" } else { "downloading " };
+        if !self.show.quiet {
+            self.output.note(&format!("{verb}{name}: {}", planned.words()));
+        }
+        if let Some(draft) = draft.filter(|_| !self.show.quiet) {
+            let file = without_controls(&draft.file);
+            self.output.note(&format!(
+                "{file} drafts tokens for it: `bitnet pull {}:{file}` and --draft-model use it",
+                name.repository
+            ));
+        }
+        planned.warn(self.output);
+        Ok(Some((selection, Some(planned))))
+    }
+
+    /// Returns `false` if the user stopped it.
+    fn check_header(
+        &mut self,
+        listing: &Listing,
+        path: &str,
+        planned: &mut Planned,
+        context: Option<usize>,
+    ) -> Result<bool> {
+        let listener = Rc::clone(&self.show.listener);
+        let watch = &mut |_: Event<'_>| match listener.asked() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        match remote_header::check(&self.hub, listing, path, planned, context, watch) {
+            Err(error) if matches!(error.downcast_ref(), Some(bitnet_hub::Error::Stopped)) => {
+                self.output.note(&bitnet_hub::Error::Stopped.to_string());
+                Ok(false)
+            }
+            checked => checked.map(|()| true),
+        }
+    }
+
     /// Downloads missing files; `None` if the user stopped it.
     ///
     /// # Errors
@@ -154,6 +188,9 @@ impl<'o> Downloads<'o> {
         listing: &Listing,
         selection: &Selection,
     ) -> Result<Vec<(String, Pulled)>> {
+        if !self.hub.settings().offline {
+            self.hub.ensure_room(listing, &selection.paths)?;
+        }
         let (show, output) = (&mut self.show, &mut *self.output);
         let hold = self.hub.hold(&listing.repository, &mut |event| show.event(event, output))?;
         let mut pulled = Vec::new();

@@ -11,14 +11,14 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_cpu::CpuOptions;
 use bitnet_inference::chat::{Builtin, TemplateChoice};
 use bitnet_inference::{
-    DraftMode, DraftSource, LoadOptions, Model, ModelSource, Notice, PreparedCache, Session,
-    backend_by_name, backend_in_pool,
+    DraftMode, DraftSource, LoadOptions, MemoryNeed, Model, ModelSource, Notice, PreparedCache,
+    Session, backend_by_name, backend_in_pool,
 };
 use bitnet_quant::calibration::Calibration;
 
 use crate::args::{Cli, Draft, DraftArgs};
 use crate::input_text::{self, LONGEST_SETTINGS};
-use crate::output::{Output, bytes};
+use crate::output::{Output, bytes, without_controls};
 
 /// KV cache size in bytes below which free memory is not checked.
 const SMALL_CONTEXT: u64 = 64 << 20;
@@ -167,6 +167,7 @@ fn load(
     backend: Arc<dyn Backend>,
     output: &mut Output,
 ) -> Result<Model> {
+    warn_of_memory(source, options, output);
     let mut progress = output.progress("loading layer");
     let model = Model::load_with(source, options, backend, &mut |done, all| {
         progress.update(done, all);
@@ -179,6 +180,28 @@ fn load(
         }
     }
     Ok(model)
+}
+
+/// Warns before a model is loaded whose weights exceed free memory. What is wrong with its files is the loader's to say.
+fn warn_of_memory(source: ModelSource<'_>, options: &LoadOptions, output: &mut Output) {
+    let ModelSource::Path(path) = source else { return };
+    let Some(free) = free_memory() else { return };
+    // Weights take at most about twice their file.
+    let is_small = |path: &Path| std::fs::metadata(path).is_ok_and(|data| data.len() < free / 4);
+    if path.is_file() && is_small(path) && !path.to_string_lossy().contains("-of-") {
+        return;
+    }
+    let Ok(need) = MemoryNeed::of(source, options) else { return };
+    // What lies in files can be read again.
+    let needed = need.with_context(0).saturating_sub(need.in_place);
+    if needed > free {
+        output.warning(&format!(
+            "{} needs {} of memory and {} are free: it will be slow, or the system will end the program",
+            without_controls(&path.display().to_string()),
+            bytes(needed),
+            bytes(free)
+        ));
+    }
 }
 
 /// Returns a session with the context length of the command line.
@@ -226,13 +249,18 @@ pub(crate) fn shortage(cli: &Cli, model: &Model, positions: u64) -> Result<Optio
     if needed <= SMALL_CONTEXT {
         return Ok(None);
     }
-    let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
-    let limits = [machine.available_memory, machine.memory_limit, machine.address_space_limit];
-    let free = limits.into_iter().flatten().min().filter(|&free| needed > free);
+    let free = free_memory().filter(|&free| needed > free);
     Ok(free.map(|free| {
         let most = usize::try_from(free / position.max(1)).unwrap_or(usize::MAX);
         Shortage { needed: bytes(needed), free: bytes(free), most }
     }))
+}
+
+/// Returns the memory that this process can get within all limits, if it is known.
+pub(crate) fn free_memory() -> Option<u64> {
+    let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
+    let limits = [machine.available_memory, machine.memory_limit, machine.address_space_limit];
+    limits.into_iter().flatten().min()
 }
 
 /// Rejects a text that can't fit the context, before tokenization.

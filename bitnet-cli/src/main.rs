@@ -11,6 +11,10 @@ mod load;
 mod model_path;
 mod output;
 mod output_file;
+#[cfg(feature = "hub")]
+mod planned;
+#[cfg(feature = "hub")]
+mod remote_header;
 
 use std::ffi::OsString;
 use std::io;

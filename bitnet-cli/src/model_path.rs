@@ -41,7 +41,7 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
     }
     check_given_once(cli)?;
     load::check_files(cli)?;
-    let offline = cli.general.offline;
+    let (offline, context) = (cli.general.offline, cli.model.ctx);
     let looks_at_files = matches!(
         cli.command,
         Command::Inspect(_) | Command::Verify(_) | Command::Convert(_) | Command::Compare(_)
@@ -68,7 +68,7 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
         | Command::Completions(_) => return Ok(true),
     }
     for path in paths {
-        match local(path, offline, looks_at_files, output)? {
+        match local(path, offline, context, looks_at_files, output)? {
             Some(found) => *path = found,
             None => return Ok(false),
         }
@@ -99,6 +99,7 @@ fn check_given_once(cli: &Cli) -> Result<()> {
 fn local(
     path: &Path,
     offline: bool,
+    context: Option<usize>,
     looks_at_files: bool,
     output: &mut Output,
 ) -> Result<Option<PathBuf>> {
@@ -116,7 +117,7 @@ fn local(
             if looks_at_files && !prefixed {
                 check_cached(&name)?;
             }
-            fetch(&name, offline, output)
+            fetch(&name, offline, context, output)
         }
     }
 }
@@ -136,12 +137,17 @@ fn check_cached(name: &ModelName) -> Result<()> {
 }
 
 #[cfg(feature = "hub")]
-fn fetch(name: &ModelName, offline: bool, output: &mut Output) -> Result<Option<PathBuf>> {
-    crate::download::model(name, offline, output)
+fn fetch(
+    name: &ModelName,
+    offline: bool,
+    context: Option<usize>,
+    output: &mut Output,
+) -> Result<Option<PathBuf>> {
+    crate::download::model(name, offline, context, output)
 }
 
 #[cfg(not(feature = "hub"))]
-fn fetch(name: &ModelName, _: bool, _: &mut Output) -> Result<Option<PathBuf>> {
+fn fetch(name: &ModelName, _: bool, _: Option<usize>, _: &mut Output) -> Result<Option<PathBuf>> {
     let found = bitnet_hub::Settings::from_environment()?.cache.find(name);
     Ok(Some(found.context("this program was built without downloads")?))
 }

@@ -323,7 +323,10 @@ mod tests {
             chosen(&["a-00001-of-00001.gguf", "m.TQ1_0.gguf", "m.TQ2_0.gguf"], Wanted::Model)
                 .unwrap_err();
         let text = several.to_string();
-        assert!(text.contains("3 models") && text.contains("-m a/b:m.TQ2_0.gguf (1.0 MiB)"), "{text}");
+        assert!(
+            text.contains("3 models") && text.contains("-m a/b:m.TQ2_0.gguf (1.0 MiB)"),
+            "{text}"
+        );
         assert!(matches!(chosen(&["x.bin"], Wanted::Model), Err(Error::NoModel { .. })));
     }
 

@@ -233,7 +233,9 @@ pub enum Error {
         choices: Vec<Choice>,
     },
     /// The repository has no model.
-    #[error("{repository} has no model that can be run by itself: {seen}; {remedy} (--list lists all files)")]
+    #[error(
+        "{repository} has no model that can be run by itself: {seen}; {remedy} (--list lists all files)"
+    )]
     NoModel {
         /// The repository.
         repository: String,

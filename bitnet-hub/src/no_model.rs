@@ -41,7 +41,9 @@ const COMPLETES: &str = "use the model's own repository";
 pub(crate) fn no_model(repository: &Repository, files: &[Found]) -> Error {
     let seen: Vec<(&str, &str, &'static str)> = files
         .iter()
-        .filter_map(|file| kind(&file.path).map(|(noun, remedy)| (file.path.as_str(), noun, remedy)))
+        .filter_map(|file| {
+            kind(&file.path).map(|(noun, remedy)| (file.path.as_str(), noun, remedy))
+        })
         .collect();
     let remedy = seen.first().map_or("use a repository with GGUF or safetensors files", |s| s.2);
     let names: Vec<String> =

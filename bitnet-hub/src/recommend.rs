@@ -161,7 +161,9 @@ fn reason(best: &Candidate, others: &[Candidate], fits: bool, fine: bool) -> Str
         },
         (Storage::Safetensors, None) => "with the model's own settings; no ternary file".to_owned(),
         (Storage::Dense(_), None) => "dense weights; no ternary file".to_owned(),
-        (Storage::Unknown | Storage::Unreadable, None) => "the only file of a type that may be supported".to_owned(),
+        (Storage::Unknown | Storage::Unreadable, None) => {
+            "the only file of a type that may be supported".to_owned()
+        }
     };
     match others {
         [only] => format!("{reason}; the other is {}", only.choice.file),

@@ -242,7 +242,8 @@ pub(crate) fn model_of(path: &str) -> String {
     // `model_tq2_0` and `model_f16` are one model.
     let without_type = |word: &str| {
         let places = word.match_indices('_').map(|(place, _)| place);
-        let place = places.clone().find(|&place| Storage::of(&word[place + 1..]) != Storage::Unknown);
+        let place =
+            places.clone().find(|&place| Storage::of(&word[place + 1..]) != Storage::Unknown);
         place.map_or_else(|| word.to_owned(), |place| word[..place].to_owned())
     };
     let words = name.split(['-', '.']).filter(|word| !is_type(word) || word.starts_with("ggml_"));

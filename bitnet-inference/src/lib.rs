@@ -90,8 +90,8 @@ pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, Generation, StopFilter, Token};
 pub use known_fields::{Refusal, adapter_config};
 pub use loader::{
-    DraftSource, Inspection, LoadOptions, ModelFacts, ModelFiles, Notice, PreparedCache,
-    SuggestedSampling, backend_by_name, backend_in_pool, tokenizer_of,
+    DraftSource, Inspection, LoadOptions, MemoryNeed, ModelFacts, ModelFiles, Notice,
+    PreparedCache, SuggestedSampling, backend_by_name, backend_in_pool, tokenizer_of,
 };
 pub use memory_stats::{Fragmentation, MemoryStats};
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};

@@ -31,9 +31,6 @@ pub static EMBEDDED: &[u8] = include_bytes!("../models/stories.gguf");
 /// What the embedded model is called in messages.
 pub const EMBEDDED_NAME: &str = "stories.gguf (embedded)";
 
-/// Tokens of context of a session by default.
-const DEFAULT_CONTEXT: usize = 4096;
-
 /// Where a model comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelSource<'a> {
@@ -219,10 +216,7 @@ impl Model {
     /// # Errors
     /// Those of [`Session::new`].
     pub fn session(&self, context: Option<usize>) -> Result<Session> {
-        let capacity = context.unwrap_or_else(|| {
-            let limit = self.config().context_limit.map_or(usize::MAX, |limit| limit.positions);
-            self.config().context.min(DEFAULT_CONTEXT).min(limit)
-        });
+        let capacity = context.unwrap_or_else(|| self.config().default_context());
         let session = Session::new(&self.decoder, capacity, self.kv)?;
         Ok(session.with_tokenizer(self.tokenizer.clone(), Arc::clone(&self.end_tokens)))
     }

@@ -3,8 +3,8 @@
 use clap::Args;
 
 const PULL_HELP: &str = "\
-Without FILE, downloads what is needed to run the model: safetensors weights with settings and \
-tokenizer, or the only GGUF model. Prints the path of the model on standard output. Running the \
+Without FILE, downloads what is needed to run the model: of its GGUF files the one that suits this \
+machine best, else safetensors weights with settings and tokenizer; --list shows which. Prints the path of the model on standard output. Running the \
 same command again resumes an interrupted download. The cache is shared with huggingface_hub; \
 `bitnet list` lists it, `bitnet rm` removes models from it.
 

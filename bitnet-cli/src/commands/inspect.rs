@@ -51,6 +51,7 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
     for (label, text) in config_rows(&inspection.config, cli.model.kv) {
         row(output, label, &text)?;
     }
+    row(output, "memory", &memory_text(&inspection))?;
     output.line("")?;
     for (label, text) in fact_rows(facts) {
         row(output, label, text)?;
@@ -86,6 +87,31 @@ pub(crate) fn fact_rows(facts: &ModelFacts) -> Vec<(&'static str, &str)> {
 /// Prints the assumptions, and fields that are not applied.
 pub(crate) fn assumptions(output: &mut Output, facts: &ModelFacts) -> Result<()> {
     output.section("Assumed, or not applied", &facts.assumptions)
+}
+
+/// Returns the memory that the model needs with the default context and with all of it.
+fn memory_text(inspection: &Inspection) -> String {
+    let (config, memory) = (&inspection.config, &inspection.memory);
+    let with =
+        |tokens| format!("{} with {tokens} tokens", output::bytes(memory.with_context(tokens)));
+    let (default, full) = (config.default_context(), config.full_context());
+    let more =
+        if full > default { format!(", {} (its full context)", with(full)) } else { String::new() };
+    format!("at most about {} of context{more}", with(default))
+}
+
+fn memory_json(inspection: &Inspection) -> Value {
+    let (config, memory) = (&inspection.config, &inspection.memory);
+    let with = |tokens: usize| json!({ "context": tokens, "bytes": memory.with_context(tokens) });
+    json!({
+        "weights": memory.weights,
+        "in_place": memory.in_place,
+        "per_token": memory.position,
+        "states": memory.states,
+        "program": memory.program,
+        "default": with(config.default_context()),
+        "full": with(config.full_context()),
+    })
 }
 
 fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> {
@@ -225,6 +251,7 @@ fn to_json(inspection: &Inspection) -> Value {
     json!({
         "facts": facts_json(&inspection.facts),
         "config": config_json(&inspection.config),
+        "memory": memory_json(inspection),
         "types": types,
         "tensors": tensors,
     })

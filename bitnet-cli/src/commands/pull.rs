@@ -2,13 +2,16 @@
 
 use anyhow::{Context, Result, bail};
 use bitnet_hub::choose::{Choice, Found, Wanted, choose};
+use bitnet_hub::recommend::{Recommended, recommend};
 use bitnet_hub::{Listing, ModelName, Pulled, State};
 use serde_json::{Value, json};
 
 use super::Outcome;
 use crate::args::{Cli, PullArgs};
 use crate::download::{self, Downloads};
+use crate::load;
 use crate::output::{self, Output, without_controls};
+use crate::planned::Planned;
 
 /// Downloads the requested files, or lists the repository.
 pub(crate) fn run(cli: &Cli, args: &PullArgs, output: &mut Output) -> Result<Outcome> {
@@ -31,27 +34,35 @@ pub(crate) fn run(cli: &Cli, args: &PullArgs, output: &mut Output) -> Result<Out
     let mut files = listing.found();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     if args.list {
-        list(&listing, &files, downloads.output)?;
+        let best = recommend(&name.repository, &files, load::free_memory()).ok();
+        let best = best.filter(|_| name.file.is_none() && !matching);
+        list(&listing, &files, best.as_ref(), downloads.output)?;
         return Ok(Outcome::Done);
     }
-    let wanted = match name.file.as_deref() {
-        Some(file) => Wanted::File(file),
-        None if matching => Wanted::Matching { include: &args.include, exclude: &args.exclude },
-        None => Wanted::Model,
-    };
-    let selection = match choose(&name.repository, &files, &wanted) {
-        Err(bitnet_hub::Error::Choose { choices, .. }) => {
-            return ask(&name, &choices, downloads.output);
+    let planned = if matching {
+        let wanted = Wanted::Matching { include: &args.include, exclude: &args.exclude };
+        Some((choose(&name.repository, &files, &wanted)?, None))
+    } else {
+        match downloads.plan(&name, &listing, cli.model.ctx) {
+            Err(error) => match error.downcast_ref() {
+                Some(bitnet_hub::Error::Choose { choices, .. }) => {
+                    return ask(&name, choices, downloads.output);
+                }
+                _ => return Err(error),
+            },
+            planned => planned?,
         }
-        selection => selection?,
     };
+    let Some((selection, planned)) = planned else { return Ok(Outcome::Interrupted) };
     let Some(pulled) = downloads.take(&listing, &selection)? else {
         return Ok(Outcome::Interrupted);
     };
     let path = downloads.path(&listing, &selection);
     let path = path.to_str().context("the path of the cache is not UTF-8")?;
     if output.json {
-        output.json(&report(&listing, path, &pulled))?;
+        let mut report = report(&listing, path, &pulled);
+        report["selected"] = planned.map_or(Value::Null, |planned| planned.to_json());
+        output.json(&report)?;
     } else {
         output.verbatim(path)?;
     }
@@ -80,7 +91,13 @@ fn report(listing: &Listing, path: &str, pulled: &[(String, Pulled)]) -> Value {
     })
 }
 
-fn list(listing: &Listing, files: &[Found], output: &mut Output) -> Result<()> {
+fn list(
+    listing: &Listing,
+    files: &[Found],
+    best: Option<&Recommended>,
+    output: &mut Output,
+) -> Result<()> {
+    let best = best.map(Planned::recommended);
     if output.json {
         let files: Vec<Value> =
             files.iter().map(|f| json!({ "file": f.path, "bytes": f.bytes })).collect();
@@ -89,13 +106,18 @@ fn list(listing: &Listing, files: &[Found], output: &mut Output) -> Result<()> {
             "revision": listing.revision,
             "commit": listing.commit,
             "files": files,
+            "selected": best.map_or(Value::Null, |best| best.to_json()),
         }));
     }
     for file in files {
         output.line(&format!("{:>10}  {}", size(file.bytes), without_controls(&file.path)))?;
     }
     let sum = files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.bytes?));
-    output.line(&format!("{:>10}  in {}", size(sum), output::count(files.len(), "file")))
+    output.line(&format!("{:>10}  in {}", size(sum), output::count(files.len(), "file")))?;
+    if let Some(best) = best {
+        output.note(&format!("{} means {}", listing.repository, best.words()));
+    }
+    Ok(())
 }
 
 /// Lists the models to choose from.

@@ -176,22 +176,26 @@ pub(crate) mod downloads {
     }
 
     #[test]
-    fn several_models_are_listed() {
+    fn different_models_are_listed() {
         let home = tempfile::tempdir().unwrap();
         let model = |name: &str, length| (name.to_owned(), vec![7_u8; length]);
         let endpoint = serve(vec![
             model("m-TQ1_0.gguf", 1 << 20),
-            model("m-TQ2_0.gguf", 5),
+            model("n-TQ2_0.gguf", 5),
             model("\u{1b}[2J.txt", 1),
         ]);
-        let several = pull(&["own/model"], home.path(), &endpoint);
-        let text = refusal(&several);
-        for word in [
-            "1.0 MiB  own/model:m-TQ1_0.gguf",
-            "own/model:m-TQ2_0.gguf",
-            "error: own/model has 2 models",
-        ] {
-            assert!(text.contains(word), "{word}: {text}");
+        for command in [&["pull", "own/model"][..], &["run", "x", "-m", "own/model"]] {
+            let several =
+                with_home(command, home.path()).env("HF_ENDPOINT", &endpoint).output().unwrap();
+            let text = refusal(&several);
+            for word in [
+                "own/model:m-TQ1_0.gguf",
+                "own/model:n-TQ2_0.gguf",
+                "1.0 MiB",
+                "own/model has 2 models",
+            ] {
+                assert!(text.contains(word), "{word}: {text}");
+            }
         }
         let list = pull(&["own/model", "--list"], home.path(), &endpoint);
         assert!(
@@ -199,12 +203,75 @@ pub(crate) mod downloads {
         );
         assert!(!stdout(&list).contains('\u{1b}'));
         let one = pull(&["own/model:tq2_0"], home.path(), &endpoint);
-        assert!(stdout(&one).trim_end().ends_with("m-TQ2_0.gguf"), "{}", stderr(&one));
+        assert!(stdout(&one).trim_end().ends_with("n-TQ2_0.gguf"), "{}", stderr(&one));
+        let said = "downloading own/model:tq2_0: n-TQ2_0.gguf (5 B, TQ2_0; needs about ";
+        assert!(stderr(&one).contains(said), "{}", stderr(&one));
         let missing = pull(&["own/model:m-TQ3_0.gguf"], home.path(), &endpoint);
         assert!(refusal(&missing).contains("no file \"m-TQ3_0.gguf\""), "{}", stderr(&missing));
         let both = pull(&["own/model:x", "--include", "y"], home.path(), &endpoint);
         assert!(refusal(&both).contains("omit"), "{}", stderr(&both));
         let gone = pull(&["own/other"], home.path(), &endpoint);
         assert!(refusal(&gone).contains("own/other is not on http"), "{}", stderr(&gone));
+    }
+    #[test]
+    fn a_model_in_several_types_is_pulled_in_the_best() {
+        let home = tempfile::tempdir().unwrap();
+        let model = |name: &str, length| (name.to_owned(), vec![7_u8; length]);
+        let endpoint = serve(vec![
+            model("Ternary-Bonsai-8B-F16.gguf", 900),
+            model("Ternary-Bonsai-8B-PQ2_0.gguf", 100),
+            model("Ternary-Bonsai-8B-Q2_0.gguf", 100),
+            model("Ternary-Bonsai-8B-Q2_0_g64.gguf", 110),
+            model("Ternary-Bonsai-8B-mmproj-F16.gguf", 10),
+        ]);
+        let list = pull(&["own/model", "--list", "--json"], home.path(), &endpoint);
+        let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+        let pulled = pull(&["own/model", "--json"], home.path(), &endpoint);
+        let text = stderr(&pulled);
+        let report: serde_json::Value = serde_json::from_slice(&pulled.stdout).unwrap();
+        let selected = &report["selected"];
+        assert_eq!(selected["file"], "Ternary-Bonsai-8B-PQ2_0.gguf", "{text}");
+        for field in ["file", "bytes", "memory_bytes", "reason", "others"] {
+            assert_eq!(selected[field], list["selected"][field], "{field}");
+        }
+        assert_eq!((&selected["storage"], &selected["fits"]), (&"PQ2_0".into(), &true.into()));
+        assert_eq!(selected["others"].as_array().unwrap().len(), 3);
+        assert!(selected["memory_bytes"].as_u64().unwrap() > 100);
+        let line = text.lines().next().unwrap();
+        assert!(line.contains(selected["reason"].as_str().unwrap()), "{line}");
+        assert!(
+            line.contains("(100 B, PQ2_0; needs about ") && line.contains(" are free; "),
+            "{line}"
+        );
+        assert!(report["path"].as_str().unwrap().ends_with("PQ2_0.gguf"));
+    }
+
+    /// A GGUF file whose header has these keys, followed by zeros.
+    fn header(architecture: &str, length: usize) -> Vec<u8> {
+        let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+        let mut bytes = b"GGUF".to_vec();
+        bytes.extend(3_u32.to_le_bytes());
+        bytes.extend(0_u64.to_le_bytes());
+        bytes.extend(1_u64.to_le_bytes());
+        bytes.extend(text("general.architecture"));
+        bytes.extend(8_u32.to_le_bytes());
+        bytes.extend(text(architecture));
+        bytes.resize(length, 0);
+        bytes
+    }
+
+    #[test]
+    fn the_header_of_a_large_file_is_read_before_the_rest() {
+        let home = tempfile::tempdir().unwrap();
+        let large = header("hunyuan-dense", 129 << 20);
+        let endpoint = serve(vec![("m-TQ2_0.gguf".to_owned(), large)]);
+        for command in [&["pull", "own/model"][..], &["run", "x", "-m", "own/model"]] {
+            let output =
+                with_home(command, home.path()).env("HF_ENDPOINT", &endpoint).output().unwrap();
+            let text = refusal(&output);
+            assert!(text.contains("hunyuan-dense"), "{text}");
+            assert!(text.contains("own/model:m-TQ2_0.gguf was not downloaded"), "{text}");
+        }
+        assert!(!home.path().join("hub/models--own--model/blobs").exists());
     }
 }

@@ -1,6 +1,7 @@
 //! A hub client: listing of repositories and downloads into the cache.
 
 mod address;
+mod beginning;
 mod checksum;
 mod client;
 mod disk;

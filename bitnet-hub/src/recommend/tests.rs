@@ -140,10 +140,7 @@ fn files_beside_the_model_are_not_candidates() {
     let found = best(&files, 24_000);
     assert_eq!(found.choice.file, files[0].0);
     assert!(found.why.contains("selected from 3"), "{}", found.why);
-    let drafted = [
-        ("Ternary-Bonsai-2-9B-PQ2_0.gguf", 2_500),
-        ("mtp-Qwen3.8-9B-Q8_0.gguf", 300),
-    ];
+    let drafted = [("Ternary-Bonsai-2-9B-PQ2_0.gguf", 2_500), ("mtp-Qwen3.8-9B-Q8_0.gguf", 300)];
     assert_eq!(best(&drafted, 24_000).draft.unwrap().file, drafted[1].0);
     // With and without the model, by size.
     let both = [
@@ -206,13 +203,23 @@ fn a_repository_without_a_model_says_what_it_has() {
     for (files, words) in [
         (
             &[("Ternary-Bonsai-2-27B-mmproj-Q8_0.gguf", 600), ("README.md", 0)][..],
-            &["Ternary-Bonsai-2-27B-mmproj-Q8_0.gguf (an image or audio projector)", "the model's own repository"][..],
+            &[
+                "Ternary-Bonsai-2-27B-mmproj-Q8_0.gguf (an image or audio projector)",
+                "the model's own repository",
+            ][..],
         ),
         (
-            &[("config.json", 0), ("onnx/model_q2f16.onnx", 1), ("onnx/model_q2f16.onnx_data", 800)],
+            &[
+                ("config.json", 0),
+                ("onnx/model_q2f16.onnx", 1),
+                ("onnx/model_q2f16.onnx_data", 800),
+            ],
             &["onnx/model_q2f16.onnx (ONNX)", "GGUF or safetensors"],
         ),
-        (&[("config.json", 0), ("pytorch_model.bin", 800)], &["pytorch_model.bin (PyTorch)", "safetensors"]),
+        (
+            &[("config.json", 0), ("pytorch_model.bin", 800)],
+            &["pytorch_model.bin (PyTorch)", "safetensors"],
+        ),
         (
             &[("adapter_config.json", 0), ("adapter_model.safetensors", 80)],
             &["adapter_model.safetensors (an adapter)", "--lora"],

@@ -290,3 +290,56 @@ fn a_full_disk_is_reported_before_downloading() {
     assert_eq!(ranges(&server), []);
     assert_eq!(own().as_str(), "own/model");
 }
+
+#[test]
+fn a_model_larger_than_the_disk_is_refused_as_a_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let hash = "ab".repeat(32);
+    let listed = format!(
+        r#"{{"sha":"{COMMIT}","siblings":[{{"rfilename":"{first}","lfs":{{"sha256":"{hash}","size":{size}}}}},
+           {{"rfilename":"{second}","size":5}}]}}"#,
+        size = 1_u64 << 60
+    );
+    let server = Server::start(move |_| Reply::status(200).body(listed.clone()));
+    let puller = Puller::new(&server.address, &folder.path().join("not/yet"));
+    let listing = puller.list().unwrap();
+    let paths = [first.to_owned(), second.to_owned()];
+    let error = puller.hub.ensure_room(&listing, &paths).unwrap_err();
+    let words = error.to_string();
+    assert!(matches!(error, Error::Room { needed, .. } if needed == (1 << 60) + 5), "{words}");
+    assert!(
+        words.contains("own/model needs 1024.0 PiB in") && words.contains("HF_HUB_CACHE"),
+        "{words}"
+    );
+    puller.hub.ensure_room(&listing, &paths[1..]).unwrap();
+    assert_eq!(server.requests().len(), 1, "the listing only");
+    // A partial download counts.
+    let partial = puller.hub.cache(&listing).partial(&hash);
+    fs::create_dir_all(partial.parent().unwrap()).unwrap();
+    fs::File::create(&partial).unwrap().set_len(1 << 20).unwrap();
+    let error = puller.hub.ensure_room(&listing, &paths).unwrap_err();
+    assert!(matches!(error, Error::Room { needed, .. } if needed == (1 << 60) + 5 - (1 << 20)));
+}
+
+#[test]
+fn the_beginning_of_a_file_is_read_without_storing_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = repository();
+    let server = Server::start(move |request| served.answer(request));
+    let puller = Puller::new(&server.address, folder.path());
+    let listing = puller.list().unwrap();
+    let begin = |path: &str, length, stop: bool| {
+        puller.hub.beginning(&listing, path, length, &mut |_| match stop {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
+    };
+    let whole = contents(100_000);
+    assert_eq!(begin(BIG, 40_000, false).unwrap(), whole[..40_000]);
+    assert_eq!(begin(BIG, 400_000, false).unwrap(), whole);
+    assert!(matches!(begin("other", 10, false), Err(Error::NoFile { .. })));
+    assert!(matches!(begin("../x", 10, false), Err(Error::FileName { .. })));
+    assert!(matches!(begin(BIG, 10, true), Err(Error::Stopped)));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is stored");
+}

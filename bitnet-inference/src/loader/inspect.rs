@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::Result;
-use crate::loader::{Container, LoadOptions, ModelFacts};
+use crate::loader::{Container, LoadOptions, MemoryNeed, ModelFacts};
 use crate::model::{ModelSource, open};
 use crate::models::ModelConfig;
 
@@ -29,6 +29,8 @@ pub struct Inspection {
     pub facts: ModelFacts,
     /// Every tensor, in file order.
     pub tensors: Vec<TensorSummary>,
+    /// The memory that it needs.
+    pub memory: MemoryNeed,
 }
 
 impl Inspection {
@@ -40,6 +42,7 @@ impl Inspection {
         let opened = open(source, options)?;
         let facts = opened.describe(options)?.facts;
         let config = opened.config().clone();
+        let memory = MemoryNeed::of_checkpoint(&*opened, options.kv)?;
         let tensors = match opened.container() {
             Container::Gguf(file) => file
                 .tensors()
@@ -61,7 +64,7 @@ impl Inspection {
                 })
                 .collect(),
         };
-        Ok(Self { config, facts, tensors })
+        Ok(Self { config, facts, tensors, memory })
     }
 
     /// (storage type, tensors, bytes), largest first.

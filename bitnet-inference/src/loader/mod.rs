@@ -22,6 +22,7 @@ mod huggingface;
 mod inspect;
 mod json_object;
 mod mapped_rows;
+mod memory_need;
 mod model_files;
 mod python_json;
 mod quantization;
@@ -58,6 +59,7 @@ pub use gguf::{
 pub(crate) use hf_config::HfConfig;
 pub(crate) use huggingface::HfCheckpoint;
 pub use inspect::{Inspection, TensorSummary};
+pub use memory_need::MemoryNeed;
 pub use model_files::{ModelFiles, ModelText};
 pub use python_json::parse as parse_python_json;
 pub use ternary_rows::TernaryRows;
