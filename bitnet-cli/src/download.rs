@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bitnet_hub::choose::{Selection, Wanted, choose};
 use bitnet_hub::recommend::recommend;
 use bitnet_hub::{Event, Hub, Listing, ModelName, Pulled, Settings, State};
@@ -46,8 +46,31 @@ pub(crate) fn model(
     }
     let mut downloads = Downloads::new(settings, false, output)?;
     let Some(listing) = downloads.list(name)? else { return Ok(None) };
-    let Some((selection, _)) = downloads.plan(name, &listing, context)? else { return Ok(None) };
+    let planned = downloads.plan(name, &listing, Purpose::Run, context)?;
+    let Some((selection, _)) = planned else { return Ok(None) };
     Ok(downloads.take(&listing, &selection)?.map(|_| downloads.path(&listing, &selection)))
+}
+
+/// What a model is downloaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be loaded.
+    Run,
+    /// To be kept, by another program maybe.
+    Keep,
+}
+
+/// Returns the first part of the error for a model that can't be run.
+fn refusal(listing: &Listing, selection: &Selection) -> String {
+    let repository = &listing.repository;
+    let (what, anyway) = match &selection.run {
+        Some(file) => {
+            let name = format!("{repository}:{}", without_controls(file));
+            (name.clone(), format!("bitnet pull {name}"))
+        }
+        None => (repository.to_string(), format!("bitnet pull {repository} --include '*'")),
+    };
+    format!("{what} was not downloaded, because it can't be run (to download it anyway: {anyway})")
 }
 
 /// Returns the settings from the environment and `--offline`.
@@ -95,8 +118,8 @@ impl<'o> Downloads<'o> {
         }
     }
 
-    /// Selects the files of a model and says which and why; `None` if the user stopped it. A GGUF file's header is read
-    /// before the file is downloaded.
+    /// Selects the files of a model and says which and why; `None` if the user stopped it. The header of a GGUF file, or
+    /// the settings of a folder, are read before.
     ///
     /// # Errors
     /// If there is no model that can be run, or the user has to choose.
@@ -104,6 +127,7 @@ impl<'o> Downloads<'o> {
         &mut self,
         name: &ModelName,
         listing: &Listing,
+        purpose: Purpose,
         context: Option<usize>,
     ) -> Result<Option<(Selection, Option<Planned>)>> {
         let files = listing.found();
@@ -120,11 +144,23 @@ impl<'o> Downloads<'o> {
             }
         };
         let Some(mut planned) = planned else { return Ok(Some((selection, None))) };
-        if let [path] = selection.paths.as_slice()
-            && path.ends_with(".gguf")
-            && !self.check_header(listing, path, &mut planned, context)?
-        {
-            return Ok(None);
+        let listener = Rc::clone(&self.show.listener);
+        let watch = &mut |_: Event<'_>| match listener.asked() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let paths = &selection.paths;
+        match remote_header::problem(&self.hub, listing, paths, &mut planned, context, watch) {
+            Err(bitnet_hub::Error::Stopped) => {
+                self.output.note(&bitnet_hub::Error::Stopped.to_string());
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+            Ok(None) => {}
+            Ok(Some(problem)) if purpose == Purpose::Keep && name.file.is_some() => {
+                self.output.warning(&format!("this program can't run it: {problem}"));
+            }
+            Ok(Some(problem)) => return Err(problem).with_context(|| refusal(listing, &selection)),
         }
         let cache = self.hub.cache(listing);
         let is_here = |path: &String| cache.shown(&listing.commit, Some(path)).exists();
@@ -141,28 +177,6 @@ impl<'o> Downloads<'o> {
         }
         planned.warn(self.output);
         Ok(Some((selection, Some(planned))))
-    }
-
-    /// Returns `false` if the user stopped it.
-    fn check_header(
-        &mut self,
-        listing: &Listing,
-        path: &str,
-        planned: &mut Planned,
-        context: Option<usize>,
-    ) -> Result<bool> {
-        let listener = Rc::clone(&self.show.listener);
-        let watch = &mut |_: Event<'_>| match listener.asked() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        };
-        match remote_header::check(&self.hub, listing, path, planned, context, watch) {
-            Err(error) if matches!(error.downcast_ref(), Some(bitnet_hub::Error::Stopped)) => {
-                self.output.note(&bitnet_hub::Error::Stopped.to_string());
-                Ok(false)
-            }
-            checked => checked.map(|()| true),
-        }
     }
 
     /// Downloads missing files; `None` if the user stopped it.

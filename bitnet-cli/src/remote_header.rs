@@ -1,57 +1,70 @@
-//! The header of a GGUF file on a hub, read before gigabytes are downloaded: whether this program reads the model, and
-//! the memory that it needs.
+//! The header of a GGUF file on a hub, or the settings of a folder, read before gigabytes are downloaded: whether this
+//! program runs the model, and the memory that it needs.
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use bitnet_formats::Error as FormatError;
 use bitnet_hub::{Event, Hub, Listing};
+use bitnet_inference::loader::check_config;
 use bitnet_inference::{InferenceError, Inspection, LoadOptions, ModelSource};
 
 use crate::planned::Planned;
 
 /// Bytes that hold the header with a vocabulary of 250,000 tokens.
 const HEADER: usize = 16 << 20;
-/// Files of fewer bytes are downloaded without a look at their headers.
+/// The settings of a folder.
+const CONFIG: &str = "config.json";
+/// GGUF files of fewer bytes are downloaded without a look at their headers.
 const LEAST: u64 = 8 * HEADER as u64;
 
-/// Reads the header of the file at `path` and completes `planned`. Does nothing for a small or cached file, or if the
-/// header can't be had: the download will tell why.
+/// Reads the header of a GGUF model of one file, or the settings of a folder, and completes `planned`. Returns what is
+/// wrong with them, if this program can't run the model. Does nothing for a small or cached file, or if the header can't
+/// be had: the download will tell why.
 ///
 /// # Errors
-/// If this program does not read the model; [`bitnet_hub::Error::Stopped`].
-pub(crate) fn check(
+/// [`bitnet_hub::Error::Stopped`].
+pub(crate) fn problem(
     hub: &Hub,
     listing: &Listing,
-    path: &str,
+    paths: &[String],
     planned: &mut Planned,
     context: Option<usize>,
-    watch: &mut dyn FnMut(Event<'_>) -> std::ops::ControlFlow<()>,
-) -> Result<()> {
-    let bytes = listing.file(path).and_then(|file| file.bytes);
-    let Some(bytes) = bytes.filter(|&bytes| bytes >= LEAST) else { return Ok(()) };
-    if hub.settings().offline || hub.cache(listing).shown(&listing.commit, Some(path)).exists() {
-        return Ok(());
-    }
+    watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Option<InferenceError>, bitnet_hub::Error> {
+    let (path, least) = match paths {
+        [only] if only.ends_with(".gguf") => (only.as_str(), LEAST),
+        _ if paths.iter().any(|path| path == CONFIG) => (CONFIG, 0),
+        _ => return Ok(None),
+    };
+    let bytes = listing.file(path).and_then(|file| file.bytes).filter(|&bytes| bytes >= least);
+    let is_here = hub.cache(listing).shown(&listing.commit, Some(path)).exists();
+    let Some(bytes) = bytes.filter(|_| !hub.settings().offline && !is_here) else {
+        return Ok(None);
+    };
     let header = match hub.beginning(listing, path, HEADER, watch) {
-        Err(bitnet_hub::Error::Stopped) => return Err(bitnet_hub::Error::Stopped.into()),
-        Err(_) => return Ok(()),
+        Err(bitnet_hub::Error::Stopped) => return Err(bitnet_hub::Error::Stopped),
+        Err(_) => return Ok(None),
         Ok(header) => header,
     };
-    let Ok(file) = Hollow::new(path, &header, bytes) else { return Ok(()) };
-    match Inspection::of(ModelSource::Path(&file.path), &LoadOptions::default()) {
+    let Ok(file) = Hollow::new(path, &header, bytes) else { return Ok(None) };
+    let found = if path == CONFIG {
+        check_config(&file.path).map(|()| None)
+    } else {
+        Inspection::of(ModelSource::Path(&file.path), &LoadOptions::default()).map(Some)
+    };
+    match found {
         Ok(found) => {
-            let context = context.unwrap_or_else(|| found.config.default_context());
-            planned.with_header(&found.memory, context);
-            Ok(())
+            if let Some(found) = found {
+                let context = context.unwrap_or_else(|| found.config.default_context());
+                planned.with_header(&found.memory, context);
+            }
+            Ok(None)
         }
-        Err(error) if is_final(&error) => Err(error).with_context(|| {
-            format!("{}:{path} was not downloaded: it can't be run", listing.repository)
-        }),
-        // The header is longer than what was read.
-        Err(_) => Ok(()),
+        // Other errors come from where the header was cut.
+        Err(error) => Ok(is_final(&error).then_some(error)),
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Outcome;
 use crate::args::{Cli, PullArgs};
-use crate::download::{self, Downloads};
+use crate::download::{self, Downloads, Purpose};
 use crate::load;
 use crate::output::{self, Output, without_controls};
 use crate::planned::Planned;
@@ -43,7 +43,7 @@ pub(crate) fn run(cli: &Cli, args: &PullArgs, output: &mut Output) -> Result<Out
         let wanted = Wanted::Matching { include: &args.include, exclude: &args.exclude };
         Some((choose(&name.repository, &files, &wanted)?, None))
     } else {
-        match downloads.plan(&name, &listing, cli.model.ctx) {
+        match downloads.plan(&name, &listing, Purpose::Keep, cli.model.ctx) {
             Err(error) => match error.downcast_ref() {
                 Some(bitnet_hub::Error::Choose { choices, .. }) => {
                     return ask(&name, choices, downloads.output);

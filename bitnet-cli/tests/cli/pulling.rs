@@ -270,8 +270,34 @@ pub(crate) mod downloads {
                 with_home(command, home.path()).env("HF_ENDPOINT", &endpoint).output().unwrap();
             let text = refusal(&output);
             assert!(text.contains("hunyuan-dense"), "{text}");
-            assert!(text.contains("own/model:m-TQ2_0.gguf was not downloaded"), "{text}");
+            assert!(text.contains("anyway: bitnet pull own/model:m-TQ2_0.gguf)"), "{text}");
         }
         assert!(!home.path().join("hub/models--own--model/blobs").exists());
+        // Another program may read what this one does not.
+        let named = pull(&["own/model:TQ2_0"], home.path(), &endpoint);
+        assert!(named.status.success(), "{}", stderr(&named));
+        let warning = "warning: this program can't run it: ";
+        assert!(stderr(&named).contains(warning), "{}", stderr(&named));
+    }
+
+    #[test]
+    fn the_settings_of_a_folder_are_read_before_its_weights() {
+        let home = tempfile::tempdir().unwrap();
+        let config = r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":64,
+            "num_hidden_layers":2,"num_attention_heads":4,"intermediate_size":128,"vocab_size":100,
+            "rms_norm_eps":1e-5,"max_position_embeddings":256,"quantization_config":{"quant_method":"awq","bits":4}}"#;
+        let endpoint = serve(vec![
+            ("config.json".to_owned(), config.into()),
+            ("model.safetensors".to_owned(), vec![7; 1000]),
+        ]);
+        let run = with_home(&["run", "x", "-m", "own/model"], home.path())
+            .env("HF_ENDPOINT", &endpoint)
+            .output()
+            .unwrap();
+        let text = refusal(&run);
+        assert!(text.contains("awq") && text.contains("own/model was not downloaded"), "{text}");
+        assert!(!home.path().join("hub/models--own--model/blobs").exists());
+        let all = pull(&["own/model", "--include", "*"], home.path(), &endpoint);
+        assert!(all.status.success(), "{}", stderr(&all));
     }
 }

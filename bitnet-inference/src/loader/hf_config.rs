@@ -1,6 +1,7 @@
 //! `config.json` of a Hugging Face folder: typed fields, and errors that name them.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use bitnet_formats::architecture::ModelClass;
 use bitnet_formats::names::TensorName;
@@ -11,7 +12,7 @@ use super::hf_attention::windows;
 use super::hf_mixture::{local_attention, mixture};
 use super::hf_recurrent::recurrent_config;
 use super::hf_rope::rope;
-use super::json_object::Object;
+use super::json_object::{Object, read_json};
 use super::quantization::{Quantization, quantization, skipped_modules};
 use super::tensor_use::linears;
 use crate::Result;
@@ -31,6 +32,15 @@ pub(crate) struct HfConfig {
     /// The end token of the class, for a file that names none.
     pub(crate) default_eos: Option<u32>,
     pub(crate) assumptions: Vec<String>,
+}
+
+/// Checks the `config.json` at `path` as loading its folder does: class, sizes, quantisation and every field. So a model
+/// that cannot be run is found before its weights are there.
+///
+/// # Errors
+/// Those of loading a folder that are about this file.
+pub fn check_config(path: &Path) -> Result<()> {
+    HfConfig::parse(&read_json(path)?, &path.display().to_string()).map(drop)
 }
 
 impl HfConfig {

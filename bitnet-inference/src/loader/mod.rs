@@ -57,6 +57,7 @@ pub use gguf::{
 };
 #[cfg(test)]
 pub(crate) use hf_config::HfConfig;
+pub use hf_config::check_config;
 pub(crate) use huggingface::HfCheckpoint;
 pub use inspect::{Inspection, TensorSummary};
 pub use memory_need::MemoryNeed;
