@@ -28,6 +28,29 @@ fn golden_arguments(folder: &Path) -> Vec<String> {
 }
 
 #[test]
+fn inspect_states_the_memory_of_each_context() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
+    let model = golden.join("gguf-qwen35-pq2_0/model.gguf");
+    let inspect = |kv| {
+        let path = model.to_str().unwrap();
+        json(&["inspect", "--json", "--no-weights", "--kv", kv, "-m", path])["memory"].clone()
+    };
+    let (half, byte) = (inspect("f16"), inspect("int8"));
+    for memory in [&half, &byte] {
+        let number = |field: &str| memory[field].as_u64().unwrap();
+        let fixed = number("weights") + number("in_place") + number("states") + number("program");
+        let context = memory["default"]["context"].as_u64().unwrap().next_multiple_of(64);
+        assert_eq!(memory["default"]["bytes"], fixed + context * number("per_token"));
+        assert!(memory["full"]["context"].as_u64() >= memory["default"]["context"].as_u64());
+        assert!(number("states") > 0, "the layers are recurrent");
+    }
+    assert!(byte["per_token"].as_u64() < half["per_token"].as_u64());
+    let short = ok(&["inspect"]);
+    let line = stdout(&short).lines().find(|line| line.starts_with("  memory")).unwrap();
+    assert!(line.contains(" tokens of context"), "{line}");
+}
+
+#[test]
 fn inspect_shows_facts_sizes_and_tensors() {
     let short = ok(&["inspect"]);
     let text = stdout(&short);
