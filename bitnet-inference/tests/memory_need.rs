@@ -40,7 +40,7 @@ fn weights_are_those_of_the_loaded_model() {
         let options =
             LoadOptions { i2s_layout: layout.unwrap_or_default(), ..LoadOptions::default() };
         let (need, _model, pool) = loaded(&path_of(&folder), &options);
-        let held = pool.get_metrics().total_allocated as u64;
+        let held = pool.get_metrics().total_allocated;
         // Ordinary numbers that are trits are prepared as such.
         assert!(held <= need.weights + need.in_place + 4096, "{name}: {held} held, {need:?}");
         if name.contains("dense") || name.contains("online") || need.in_place > need.weights {
@@ -58,7 +58,7 @@ fn a_sequence_takes_what_is_said_for_its_context() {
         for kv in [KvType::F16, KvType::Int8] {
             let options = LoadOptions { kv, ..LoadOptions::default() };
             let (need, model, pool) = loaded(&path_of(&golden().join(name)), &options);
-            let before = pool.get_metrics().total_allocated as u64;
+            let before = pool.get_metrics().total_allocated;
             let mut session = model.session(Some(128)).unwrap();
             for _ in 0..4 {
                 session.extend(&[1; 32]).unwrap();
@@ -67,7 +67,7 @@ fn a_sequence_takes_what_is_said_for_its_context() {
             let keys = (cache.bytes_per_position() * cache.reserved()) as u64;
             let said = need.with_context(128) - need.weights - need.in_place - need.program;
             assert_eq!(said - need.states, keys, "{name}");
-            let taken = pool.get_metrics().total_allocated as u64 - before;
+            let taken = pool.get_metrics().total_allocated - before;
             assert!(taken >= keys && need.states + keys + (1 << 20) >= taken, "{name}: {taken}");
         }
     }
