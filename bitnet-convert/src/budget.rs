@@ -99,10 +99,6 @@ fn ordinary_rows(
     {
         return match stored.weight {
             StoredWeight::Dense { rows, .. } => Ok(rows),
-            StoredWeight::Doubled(matrix, doubled) => {
-                let matrix = (matrix, Some(doubled));
-                Ok(Arc::new(bitnet_inference::loader::TernaryRows::with_doubled(matrix, "ternary")))
-            }
             StoredWeight::Ternary(matrix) => {
                 Ok(Arc::new(bitnet_inference::loader::TernaryRows::new(matrix, "ternary")))
             }

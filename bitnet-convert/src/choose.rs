@@ -59,9 +59,7 @@ impl<'a> Chooser<'a> {
             .linear(&stem, first.rows, first.cols, &pool)?
             .ok_or_else(|| files.missing(&stem))?;
         let layers = match stored.weight {
-            StoredWeight::Ternary(matrix) | StoredWeight::Doubled(matrix, _) => {
-                Layers::Ternary(matrix.granularity())
-            }
+            StoredWeight::Ternary(matrix) => Layers::Ternary(matrix.granularity()),
             StoredWeight::Dense { rows, latent, .. } => {
                 let found = detect_ternary(&*rows, None)
                     .map_err(|source| Error::tensor(&stored.tensor, rows.type_name(), source))?;

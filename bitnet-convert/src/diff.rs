@@ -7,7 +7,7 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::names::gguf_name;
 use bitnet_inference::ModelFiles;
-use bitnet_inference::loader::{StoredWeight, TernaryRows, in_parallel};
+use bitnet_inference::loader::in_parallel;
 use bitnet_quant::loss::{Loss, LossMeter};
 use bitnet_quant::weights::dequantize_row;
 
@@ -155,10 +155,6 @@ fn numbers(files: &ModelFiles, tensor: &ModelTensor, pool: &HybridMemoryPool) ->
         return Ok(Numbers::Dense(rows, 1.0));
     }
     let stored = files.linear(&stem, tensor.rows, tensor.cols, pool)?.ok_or_else(missing)?;
-    if let StoredWeight::Doubled(matrix, doubled) = stored.weight {
-        let rows = TernaryRows::with_doubled((matrix, Some(doubled)), "ternary");
-        return Ok(Numbers::Dense(Arc::new(rows), 1.0));
-    }
     Ok(match engine_trits(stored, &|scale| scale, pool)? {
         Ok((matrix, _)) => Numbers::Ternary(matrix),
         Err((rows, scale)) => Numbers::Dense(rows, scale.unwrap_or(1.0)),

@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::Adapter;
 use crate::digest::Digest;
-use crate::doubled;
 use crate::options::ConvertOptions;
 use crate::plan::{Plan, Recipe, Work};
 use crate::tensors::{HeadRows, Kind, ModelTensor};
@@ -71,11 +70,8 @@ impl Encoder<'_> {
                 let halves = scale.is_none() && Storage::Ternary(*storage).has_f16_scales();
                 let rounding: ScaleRounding<'_> = if halves { &to_half } else { &|scale| scale };
                 let stored = self.stored(tensor)?;
-                if let StoredWeight::Doubled(matrix, weights) = stored.weight {
-                    let (to, weight) = ((*part, *storage), (matrix, weights));
-                    return self.doubled(tensor, &stored.tensor, weight, to, scale.is_some());
-                }
-                let (matrix, lost) = self.trits(tensor, stored, rounding)?;
+                let holds_doubled = storage.has_doubled_weights() && scale.is_none();
+                let (matrix, lost) = self.trits(tensor, stored, rounding, holds_doubled)?;
                 let name = &self.plan.parts[*part].name;
                 let failed = |source| Error::tensor(name, storage.name(), source);
                 let (stored, mut pieces) = match scale {
@@ -196,10 +192,6 @@ impl Encoder<'_> {
         let stored = self.files.linear(&stem, tensor.rows, tensor.cols, self.pool)?;
         let (rows, scale): (Arc<dyn DenseRows>, _) = match stored.ok_or_else(missing)?.weight {
             StoredWeight::Ternary(matrix) => (Arc::new(TernaryRows::new(matrix, "ternary")), None),
-            StoredWeight::Doubled(matrix, doubled) => {
-                let matrix = (matrix, Some(doubled));
-                (Arc::new(TernaryRows::with_doubled(matrix, "ternary")), None)
-            }
             StoredWeight::Dense { rows, scale, .. } => (rows, scale),
         };
         Ok((self.adapted(tensor, rows, scale)?, scale.unwrap_or(1.0)))
@@ -226,11 +218,6 @@ impl Encoder<'_> {
         Ok(adapters.iter().fold(rows, |rows, adapter| adapter.merged(tensor, config, rows)))
     }
 
-    /// Whether something is added to a tensor.
-    pub(crate) fn has_adapter(&self, tensor: &ModelTensor) -> bool {
-        self.adapter_of(tensor).is_some()
-    }
-
     /// Returns a layer as the source stores it.
     fn stored(&self, tensor: &ModelTensor) -> Result<StoredLinear> {
         let stem = tensor.stem();
@@ -238,12 +225,14 @@ impl Encoder<'_> {
         stored.ok_or_else(|| self.files.missing(&stem).into())
     }
 
-    /// Returns the trits of a tensor with their stored scales, rows in the order of the result, and the error.
+    /// Returns the trits of a tensor with their stored scales, rows in the order of the result, and the error. Weights of
+    /// +2 are refused unless the result holds them.
     fn trits(
         &self,
         tensor: &ModelTensor,
         stored: StoredLinear,
         rounding: ScaleRounding<'_>,
+        holds_doubled: bool,
     ) -> Result<(TernaryMatrix, LossMeter)> {
         let name = stored.tensor.clone();
         let ternary = matches!(stored.weight, StoredWeight::Ternary(_));
@@ -260,7 +249,7 @@ impl Encoder<'_> {
                 let rows = self.adapted(tensor, rows, scale)?;
                 StoredWeight::Dense { rows, latent: latent || self.options.quantize, scale }
             }
-            weight @ (StoredWeight::Ternary(_) | StoredWeight::Doubled(..)) => weight,
+            weight @ StoredWeight::Ternary(_) => weight,
         };
         let stored = StoredLinear { weight, ..stored };
         let (matrix, lost) = engine_trits(stored, rounding, self.pool)?.map_err(|_| {
@@ -268,6 +257,11 @@ impl Encoder<'_> {
                            its own";
             Error::refused(format!("tensor {name}"), problem)
         })?;
+        if matrix.doubled() > 0 && !holds_doubled {
+            let problem = "it has weights of +2 (code 3), which the type does not hold: write q2_0 or pq2_0 (--type), \
+                           an MLX folder, or ordinary numbers (--type f16 --embedding-type f16 --head-type f16)";
+            return Err(Error::refused(format!("tensor {name}"), problem));
+        }
         match HeadRows::of(tensor, self.files.config(), self.plan.rope_order) {
             Some(moved) => Ok((in_order(&matrix, moved)?, lost)),
             None => Ok((matrix, lost)),
@@ -287,7 +281,7 @@ impl Encoder<'_> {
             PlainType::F16 => &to_half,
             _ => &|scale| scale,
         };
-        let (matrix, lost) = self.trits(tensor, self.stored(tensor)?, rounding)?;
+        let (matrix, lost) = self.trits(tensor, self.stored(tensor)?, rounding, true)?;
         let stored = mlx::encode(&matrix, plain, group)
             .map_err(|source| Error::tensor(name, mlx::FORMAT, source))?;
         let bytes = [stored.weight, stored.scales, stored.biases];
@@ -307,7 +301,7 @@ impl Encoder<'_> {
         let (scale_type, multiply) = form;
         let rounding =
             |scale: f32| stored_scale(scale, scale_type, multiply).map_or(scale, |(_, read)| read);
-        let (matrix, lost) = self.trits(tensor, self.stored(tensor)?, &rounding)?;
+        let (matrix, lost) = self.trits(tensor, self.stored(tensor)?, &rounding, false)?;
         let name = &self.plan.parts[part].name;
         let failed = |source| Error::tensor(name, "packed U8", source);
         let (bytes, scale) = hf_packed::encode(&matrix).map_err(failed)?;
@@ -334,7 +328,6 @@ pub(crate) fn engine_trits(
 ) -> Result<std::result::Result<(TernaryMatrix, LossMeter), Ordinary>> {
     let (rows, latent, factor) = match stored.weight {
         StoredWeight::Ternary(matrix) => return Ok(Ok(with_rounded_scales(matrix, rounding)?)),
-        StoredWeight::Doubled(..) => return Err(doubled::refused(&stored.tensor)),
         StoredWeight::Dense { rows, latent, scale } => (rows, latent, scale),
     };
     let failed = |source: bitnet_quant::Error| Error::tensor(&stored.tensor, "trits", source);
@@ -406,7 +399,8 @@ fn with_scales(
 ) -> bitnet_core::Result<TernaryMatrix> {
     let scales: Vec<f32> = matrix.scales().iter().map(|&scale| change(scale)).collect();
     let (rows, cols) = (matrix.rows(), matrix.cols());
-    TernaryMatrix::from_words(rows, cols, matrix.shared_words(), matrix.granularity(), scales)
+    let (words, granularity) = (matrix.shared_words(), matrix.granularity());
+    TernaryMatrix::from_words_with_doubled(rows, cols, words, granularity, scales)
 }
 
 /// Returns the nearest half-precision scale, or the scale unchanged if it is out of range, which encoders reject.
@@ -453,7 +447,7 @@ pub(crate) fn in_order(
     moved: HeadRows,
 ) -> bitnet_core::Result<TernaryMatrix> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
-    let mut builder = TernaryBuilder::new(rows, cols)?;
+    let mut builder = TernaryBuilder::new(rows, cols)?.accept_doubled();
     let per_row = match matrix.granularity() {
         ScaleGranularity::Tensor => 0,
         ScaleGranularity::Row => 1,

@@ -24,7 +24,6 @@ mod compare;
 mod destination;
 mod diff;
 mod digest;
-mod doubled;
 mod encode;
 mod entry;
 mod error;

@@ -123,7 +123,6 @@ fn same_weights(
     };
     let found = match &stored.weight {
         StoredWeight::Ternary(matrix) => Digest::of_weights(matrix),
-        StoredWeight::Doubled(matrix, doubled) => Digest::of_doubled(matrix, doubled),
         StoredWeight::Dense { .. } => return Ok(Err("the engine reads it as dense".into())),
     };
     if plan.precision.is_some_and(|meant| tensor.kind == Kind::Linear && meant != stored.precision)

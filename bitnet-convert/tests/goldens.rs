@@ -156,7 +156,7 @@ fn ternary_layers(path: &Path, load: &LoadOptions) -> Vec<(Vec<u8>, TernaryMatri
             let bytes = files.stored_bytes(&stem).unwrap().unwrap().region.to_vec();
             match files.linear(&stem, rows, cols, &pool).unwrap().unwrap().weight {
                 StoredWeight::Ternary(matrix) => (bytes, matrix),
-                StoredWeight::Doubled(..) | StoredWeight::Dense { .. } => {
+                StoredWeight::Dense { .. } => {
                     panic!("{}: {stem} is not ternary", path.display())
                 }
             }

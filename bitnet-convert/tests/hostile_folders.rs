@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bitnet_convert::{ConvertOptions, Target, convert};
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_formats::SafeTensors;
 use bitnet_formats::safetensors::{Dtype, TensorSpec, write};
-use bitnet_inference::models::{Linear, Mixer};
-use bitnet_inference::{LoadOptions, Model, ModelSource};
+use bitnet_inference::loader::StoredWeight;
+use bitnet_inference::{LoadOptions, Model, ModelFiles, ModelSource};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
@@ -219,9 +220,18 @@ fn code_3_of_an_mlx_folder_is_a_weight_of_twice_its_scale() {
         .unwrap();
     tensors[index].bytes[5] = 0xFF;
     write_to(&folder, "model.safetensors", &tensors);
-    let model = Model::load(ModelSource::Path(&folder)).unwrap();
-    let Mixer::Attention(attention) = &model.decoder().layers[0].mixer else { panic!() };
-    let Linear::Doubled(_, doubled) = &attention.qkv[0].weight else { panic!() };
-    let columns: Vec<u32> = doubled.row(0).iter().map(|weight| weight.col).collect();
-    assert_eq!((columns, doubled.count()), (vec![20, 21, 22, 23], 4));
+    let doubled = |folder: &Path| {
+        let files = ModelFiles::open(ModelSource::Path(folder), &LoadOptions::default()).unwrap();
+        let c = files.config();
+        let (pool, rows) = (HybridMemoryPool::new().unwrap(), c.heads * c.head_dim);
+        let stored = files.linear("blk.0.attn_q", rows, c.hidden, &pool).unwrap().unwrap();
+        let StoredWeight::Ternary(matrix) = stored.weight else { panic!() };
+        let first: Vec<i8> = (18..25).map(|col| matrix.trit(0, col)).collect();
+        (matrix.doubled(), first[2..6].to_vec())
+    };
+    assert_eq!(doubled(&folder), (4, vec![2; 4]));
+    // Another MLX folder holds them as well.
+    let copy = work.path().join("copy");
+    convert(&folder, &copy, &options, &mut |_| true).unwrap();
+    assert_eq!(doubled(&copy), (4, vec![2; 4]));
 }

@@ -21,7 +21,7 @@ use bitnet_core::kv::{KvCache, KvSpan, StateSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose};
 use bitnet_core::simd::IsaLevel;
-use bitnet_core::ternary::{DoubledWeights, TernaryMatrix};
+use bitnet_core::ternary::TernaryMatrix;
 
 /// Options of a [`CpuBackend`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -292,15 +292,6 @@ impl Operations for CpuBackend {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         self.run("attention", |exec| ops::attention(q, spans, shape, out, exec))
-    }
-
-    fn add_doubled(
-        &self,
-        x: &BitNetTensor,
-        weights: &DoubledWeights,
-        out: &mut BitNetTensor,
-    ) -> Result<()> {
-        self.run("add_doubled", |exec| ops::add_doubled(x, weights, out, exec))
     }
 
     fn hadamard(

@@ -423,7 +423,7 @@ fn the_largest_logits_are_those_of_the_full_head_bit_for_bit() {
             let rows = match &decoder.head {
                 Head::Tied => Arc::clone(&decoder.embedding),
                 Head::Own(Linear::Dense(rows)) => Arc::clone(rows),
-                Head::Own(Linear::Ternary(..) | Linear::Doubled(..)) => continue,
+                Head::Own(Linear::Ternary(..)) => continue,
             };
             let Some(tokens) = case.prompt(0) else { continue };
             let mut cache = decoder.new_cache(tokens.len(), KvType::F32).unwrap();

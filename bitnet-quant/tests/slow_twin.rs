@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
+use bitnet_core::ternary::ScaleGranularity;
 use bitnet_quant::Error;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::{TernaryStorage, hf_packed};
@@ -156,8 +157,17 @@ fn compare(
     decoded: bitnet_quant::Result<bitnet_core::ternary::TernaryMatrix>,
     codes: &[u8],
     cols: usize,
+    doubles: bool,
 ) -> Result<(), TestCaseError> {
     match (decoded, codes.iter().position(|&code| code == 3)) {
+        (Ok(matrix), Some(_)) => {
+            prop_assert!(doubles);
+            let trits: Vec<i8> = codes.iter().map(|&code| code as i8 - 1).collect();
+            prop_assert_eq!(matrix.to_trits(), trits);
+            let threes = codes.iter().filter(|&&code| code == 3).count();
+            prop_assert_eq!(matrix.doubled(), threes);
+            prop_assert!(matches!(matrix.granularity(), ScaleGranularity::Group(64 | 128)));
+        }
         (Ok(matrix), None) => {
             let trits: Vec<i8> = codes.iter().map(|&code| code as i8 - 1).collect();
             prop_assert_eq!(matrix.to_trits(), trits.clone());
@@ -171,6 +181,7 @@ fn compare(
             prop_assert_eq!(Ok(matrix), same);
         }
         (Err(Error::NotTernary { row, col, .. }), Some(first)) => {
+            prop_assert!(!doubles);
             prop_assert_eq!((row, col), (first / cols, first % cols));
         }
         (decoded, first) => prop_assert!(false, "{decoded:?}, first code 3 at {first:?}"),
@@ -185,7 +196,7 @@ proptest! {
         let (rows, cols) = (rows * row_multiple, if col_multiple == 1 { cols } else { cols % 6 * col_multiple + col_multiple });
         let bytes = stored(storage, rows, cols, seed, threes);
         let codes = slow(rows, cols, |row, col| code(&bytes, [rows, cols], row, col));
-        compare(storage.decode(&bytes, rows, cols, None), &codes, cols)?;
+        compare(storage.decode(&bytes, rows, cols, None), &codes, cols, storage.has_doubled_weights())?;
     }
 
     #[test]
@@ -196,6 +207,6 @@ proptest! {
         bytes.resize(packed * cols, 0b0110_0110);
         bytes.iter_mut().for_each(|byte| if threes == 0 { *byte &= !((*byte << 1) & *byte & 0xaa) });
         let codes = slow(rows, cols, |row, col| (bytes[row % packed * cols + col] >> (2 * (row / packed))) & 3);
-        compare(hf_packed::decode(&bytes, rows, cols, 1.0, None), &codes, cols)?;
+        compare(hf_packed::decode(&bytes, rows, cols, 1.0, None), &codes, cols, false)?;
     }
 }

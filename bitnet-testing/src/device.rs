@@ -17,7 +17,7 @@ use bitnet_core::kv::{KV_PAGE, KvCache, KvPages, KvShape, KvSpan, StateSpan};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, DeviceBytes, TensorMetadata};
 use bitnet_core::reference::ReferenceBackend;
-use bitnet_core::ternary::{DoubledWeights, TernaryMatrix};
+use bitnet_core::ternary::TernaryMatrix;
 use bitnet_core::{Error, Result};
 
 /// The reference with memory of a device. What works with it reads results through
@@ -369,16 +369,6 @@ impl Operations for DeviceBackend {
             .collect();
         let q = self.read(q)?;
         self.update(out, |out| self.reference.attention(&q, &spans, shape, out))
-    }
-
-    fn add_doubled(
-        &self,
-        x: &BitNetTensor,
-        weights: &DoubledWeights,
-        out: &mut BitNetTensor,
-    ) -> Result<()> {
-        let x = self.read(x)?;
-        self.update(out, |out| self.reference.add_doubled(&x, weights, out))
     }
 
     fn hadamard(

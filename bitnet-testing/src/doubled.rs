@@ -1,82 +1,110 @@
-//! Cases of `add_doubled`, alone and after `bit_linear`.
+//! Cases of matrices with weights of +2: `prepare`, `bit_linear`, `bit_linear_integers` and `gate_up`.
 
-use crate::{EPS, Numbers, assert_close, bits, pool, tensor};
-use bitnet_core::backend::{ActivationPrecision, Backend};
-use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{DoubledWeights, ScaleGranularity, TernaryMatrix};
+use crate::ternary::{float_case, int8_case};
+use crate::{Numbers, bits, dirty, pool, tensor};
+use bitnet_core::backend::ActivationPrecision::{Float, Int8};
+use bitnet_core::backend::{Activation, Backend};
+use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
 
-/// A matrix of trits and weights of +2, one of `every` weights, and its values.
-fn matrix(rows: usize, cols: usize, every: usize) -> (TernaryMatrix, DoubledWeights, Vec<f32>) {
-    let mut random = Numbers::new(60);
-    let values: Vec<i8> = random
-        .floats(rows * cols)
-        .iter()
-        .enumerate()
-        .map(|(index, x)| if index % every == 3 { 2 } else { (x * 1.5).round() as i8 })
-        .collect();
-    let scales: Vec<f32> = random.floats(rows * cols / 64).iter().map(|x| x.abs() + 0.1).collect();
-    let trits: Vec<i8> = values.iter().map(|&value| value.clamp(-1, 1)).collect();
-    let granularity = ScaleGranularity::Group(64);
-    let matrix = TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap();
-    let places = (0..rows * cols).filter(|&index| values[index] == 2);
-    let places: Vec<_> = places.map(|index| (index / cols, index % cols)).collect();
-    let doubled = DoubledWeights::new(&matrix, &places).unwrap();
-    let dense = (0..rows * cols)
-        .map(|index| matrix.scale_at(index / cols, index % cols) * f32::from(values[index]))
-        .collect();
-    (matrix, doubled, dense)
+/// A matrix whose codes are those of `code`, with scales for groups.
+fn matrix(
+    [rows, cols]: [usize; 2],
+    group: usize,
+    numbers: &mut Numbers,
+    mut code: impl FnMut(&mut Numbers) -> u8,
+) -> TernaryMatrix {
+    let mut builder = TernaryBuilder::new(rows, cols).unwrap().accept_doubled();
+    for _ in 0..rows {
+        let codes: Vec<u8> = (0..cols).map(|_| code(numbers)).collect();
+        builder.push_row(&codes).unwrap();
+    }
+    let scales = numbers.floats(rows * cols / group);
+    builder.finish(ScaleGranularity::Group(group), scales).unwrap()
 }
 
-/// Bit for bit the reference alone, and within the bounds of both operations with trits.
-fn sums(backend: &dyn Backend, pool: &HybridMemoryPool) {
-    for (tokens, rows, cols, every) in
-        [(1, 5, 64, 7), (3, 70, 192, 5), (9, 33, 128, 100), (1, 700, 256, 1000), (0, 3, 64, 7)]
-    {
-        let (matrix, doubled, dense) = matrix(rows, cols, every);
-        let x = Numbers::new(61).floats(tokens * cols);
-        let input = tensor(tokens, cols, &x, pool);
-        let start = Numbers::new(62).floats(tokens * rows);
-        let mut out = tensor(tokens, rows, &start, pool);
-        backend.add_doubled(&input, &doubled, &mut out).unwrap();
-        let mut same = start;
-        for (x, same) in x.chunks_exact(cols).zip(same.chunks_exact_mut(rows)) {
-            same.iter_mut().enumerate().for_each(|(row, out)| doubled.add_row(row, x, out));
-        }
-        let case = format!("{tokens} tokens, [{rows}, {cols}], one of {every}");
-        assert_eq!(bits(&out), bits(&tensor(tokens, rows, &same, pool)), "{case}");
+/// Any code.
+fn any(numbers: &mut Numbers) -> u8 {
+    (numbers.bits() % 4) as u8
+}
 
-        let weight = backend.prepare(matrix).unwrap();
-        let precision = ActivationPrecision::Float;
-        backend.bit_linear(&input, precision, &[&*weight], &mut [&mut out]).unwrap();
-        backend.add_doubled(&input, &doubled, &mut out).unwrap();
-        let product = |index: usize, f: fn(f64, f64) -> f64| -> f64 {
-            let (x, w) = (&x[index / rows * cols..][..cols], &dense[index % rows * cols..][..cols]);
-            x.iter().zip(w).map(|(&x, &w)| f(f64::from(x), f64::from(w))).sum()
-        };
-        let expected: Vec<f64> =
-            (0..tokens * rows).map(|index| product(index, |x, w| x * w)).collect();
-        assert_close(&case, out.f32().unwrap(), &expected, |index| {
-            let sizes = product(index, |x, w| (x * w).abs());
-            let (largest, weights) =
-                (x.iter().fold(0f32, |a, x| a.max(x.abs())), product(index, |_, w| w.abs()));
-            EPS * ((cols as f64 / 16.0 + 20.0) * sizes + 2.1 * f64::from(largest) * weights)
-        });
+/// Codes 3 that are one of a hundred.
+fn few(numbers: &mut Numbers) -> u8 {
+    (numbers.bits() % 100).min(3) as u8 ^ u8::from(numbers.bits().is_multiple_of(2))
+}
+
+/// Products of all sizes.
+fn products(backend: &dyn Backend) {
+    let mut numbers = Numbers::new(60);
+    for (group, [rows, cols], code) in [
+        (64, [70, 192], any as fn(&mut Numbers) -> u8),
+        (64, [5, 256], few),
+        (128, [133, 256], any),
+        (128, [6, 384], few),
+        (192, [5, 384], any),
+        (256, [33, 512], any),
+        (512, [49, 1024], any),
+    ] {
+        let matrix = matrix([rows, cols], group, &mut numbers, code);
+        for tokens in [0, 1, 2, 3, 7, 9, 21, 55] {
+            let values = numbers.floats(tokens * cols);
+            int8_case(backend, &matrix, tokens, &values);
+            float_case(backend, &matrix, tokens, &values);
+        }
     }
 }
 
-/// Operands of other shapes are refused.
-fn shapes(backend: &dyn Backend, pool: &HybridMemoryPool) {
-    let (_, doubled, _) = matrix(4, 64, 7);
-    let zeros = |rows: usize, cols: usize| tensor(rows, cols, &vec![0.0; rows * cols], pool);
-    for (x, mut out) in
-        [(zeros(2, 63), zeros(2, 4)), (zeros(2, 64), zeros(2, 5)), (zeros(2, 64), zeros(1, 4))]
-    {
-        assert!(backend.add_doubled(&x, &doubled, &mut out).is_err());
+/// The largest sums that there are, which lanes of 16 bits must hold.
+fn largest_sums(backend: &dyn Backend) {
+    let mut numbers = Numbers::new(63);
+    for group in [64, 128, 192, 256, 512] {
+        let matrix = matrix([9, 2 * group], group, &mut numbers, |_| 3);
+        for tokens in [1, 2, 7, 8, 49] {
+            for extreme in [-1.0, 1.0] {
+                int8_case(backend, &matrix, tokens, &vec![extreme; tokens * 2 * group]);
+            }
+        }
+    }
+}
+
+/// `gate_up` is `bit_linear` and `gate`.
+fn gated(backend: &dyn Backend) {
+    let (pool, mut numbers) = (pool(), Numbers::new(61));
+    let weights = [any, few].map(|code| matrix([300, 256], 128, &mut numbers, code));
+    let weights = weights.map(|matrix| backend.prepare(matrix).unwrap());
+    let weights = [&*weights[0], &*weights[1]];
+    for (tokens, precision) in [(1, Float), (9, Float), (1, Int8), (2, Int8)] {
+        for activation in [Activation::Silu, Activation::Relu2] {
+            let x = tensor(tokens, 256, &numbers.floats(tokens * 256), &pool);
+            let [mut a, mut b, mut up, mut scratch] = [(); 4].map(|()| dirty(tokens, 300, &pool));
+            backend.bit_linear(&x, precision, &weights, &mut [&mut a, &mut up]).unwrap();
+            backend.gate(activation, &mut a, &up).unwrap();
+            backend.gate_up(&x, precision, activation, weights, &mut b, &mut scratch).unwrap();
+            assert_eq!(bits(&a), bits(&b), "{activation}, {precision:?}, {tokens} tokens");
+        }
+    }
+}
+
+/// A weight that is restored from its parts is the one that was prepared.
+fn restored(backend: &dyn Backend) {
+    if backend.parts_layout().is_none() {
+        return;
+    }
+    let (pool, mut numbers) = (pool(), Numbers::new(62));
+    for prepare in [<dyn Backend>::prepare, <dyn Backend>::prepare_for_sparse_input] {
+        let matrix = matrix([40, 512], 64, &mut numbers, any);
+        let weight = prepare(backend, matrix).unwrap();
+        let restored = backend.prepare_from_parts(&weight.parts()).unwrap();
+        let x = tensor(3, 512, &numbers.floats(3 * 512), &pool);
+        let [mut a, mut b] = [(); 2].map(|()| dirty(3, 40, &pool));
+        backend.bit_linear(&x, Float, &[&*weight], &mut [&mut a]).unwrap();
+        backend.bit_linear(&x, Float, &[&*restored], &mut [&mut b]).unwrap();
+        assert_eq!((bits(&a), weight.bytes()), (bits(&b), restored.bytes()));
     }
 }
 
 pub(crate) fn cases(backend: &dyn Backend) {
-    let pool = pool();
-    sums(backend, &pool);
-    shapes(backend, &pool);
+    products(backend);
+    largest_sums(backend);
+    gated(backend);
+    restored(backend);
 }

@@ -132,7 +132,12 @@ fn int8_row(matrix: &TernaryMatrix, row: usize, q: &[i8], scale: f32) -> (Vec<i3
     (dots, out)
 }
 
-fn int8_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, values: &[f32]) {
+pub(crate) fn int8_case(
+    backend: &dyn Backend,
+    matrix: &TernaryMatrix,
+    tokens: usize,
+    values: &[f32],
+) {
     let pool = pool();
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let case = format!("{:?} of [{rows}, {cols}], {tokens} tokens", matrix.granularity());
@@ -175,7 +180,12 @@ fn int8_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, value
 }
 
 /// In f32: within `(cols / 16 + 16) · 2⁻²⁴ · Σ |w·x| + 1.01 · 2⁻²³ · max(|x|, 2⁻¹⁰⁴) · Σ |w|` of the exact result.
-fn float_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, values: &[f32]) {
+pub(crate) fn float_case(
+    backend: &dyn Backend,
+    matrix: &TernaryMatrix,
+    tokens: usize,
+    values: &[f32],
+) {
     let pool = pool();
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let weight = backend.prepare(matrix.clone()).unwrap();

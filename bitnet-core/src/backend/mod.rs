@@ -30,7 +30,6 @@ use self::top_logits::{HeadWeight, LogitQuery, TopLogits};
 use crate::Result;
 use crate::kv::{KvCache, KvSpan, StateSpan};
 use crate::memory::tensor::BitNetTensor;
-use crate::ternary::DoubledWeights;
 
 pub use counters::{Counters, Traffic};
 pub use delta::{DeltaInputs, HeadOrder};
@@ -166,16 +165,6 @@ pub trait Operations {
         precision: ActivationPrecision,
         weights: &[&dyn TernaryWeight],
         out: &mut [&mut BitNetTensor],
-    ) -> Result<()>;
-
-    /// Adds to `out` (`[tokens, rows]`) what weights of +2 add to trits: `out[t][row] += Σ scale * x[t][col]` over the
-    /// weights of the row, summed in f64 in the order of their columns and rounded once to f32 before it is added.
-    /// `x` is `[tokens, cols]`. Results are the reference's, bit for bit.
-    fn add_doubled(
-        &self,
-        x: &BitNetTensor,
-        weights: &DoubledWeights,
-        out: &mut BitNetTensor,
     ) -> Result<()>;
 
     /// Returns the integers of [`Operations::bit_linear`] for one weight, for verification.

@@ -45,7 +45,8 @@ impl PreparedParts {
             ScaleGranularity::Row => 1,
             ScaleGranularity::Group(n) => n as u64,
         };
-        let shape = [matrix.rows() as u64, matrix.cols() as u64, group];
+        let doubled = matrix.doubled() as u64;
+        let shape = [matrix.rows() as u64, matrix.cols() as u64, group, doubled];
         let shape = shape.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
         // Numbers fit bytes at any address.
         let none = || Vec::new().into();
@@ -68,8 +69,8 @@ impl PreparedParts {
     pub fn matrix(&self, name: &str) -> Result<TernaryMatrix> {
         let part = format!("{name}.shape");
         let stored = self.get(&part)?;
-        let (&[rows, cols, group], []) = stored.as_chunks::<8>() else {
-            return Err(bad(&part, format!("has {} bytes, not 24", stored.len())));
+        let (&[rows, cols, group, doubled], []) = stored.as_chunks::<8>() else {
+            return Err(bad(&part, format!("has {} bytes, not 32", stored.len())));
         };
         let number = |bytes| {
             usize::try_from(u64::from_ne_bytes(bytes))
@@ -87,7 +88,14 @@ impl PreparedParts {
         let part = format!("{name}.words");
         let words = self.get(&part)?.cast();
         let words = words.ok_or_else(|| bad(&part, "is not an array of words".into()))?;
-        TernaryMatrix::from_words(number(rows)?, number(cols)?, words, granularity, scales)
+        let (rows, cols, doubled) = (number(rows)?, number(cols)?, number(doubled)?);
+        if doubled == 0 {
+            return TernaryMatrix::from_words(rows, cols, words, granularity, scales);
+        }
+        let matrix =
+            TernaryMatrix::from_words_with_doubled(rows, cols, words, granularity, scales)?;
+        let problem = || format!("has {} weights of +2, not {doubled}", matrix.doubled());
+        if matrix.doubled() == doubled { Ok(matrix) } else { Err(bad(&part, problem())) }
     }
 }
 

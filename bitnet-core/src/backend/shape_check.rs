@@ -5,7 +5,6 @@ use super::top_logits::LogitQuery;
 use super::{AttentionShape, DeltaInputs, RopeTable, Rotation, TernaryWeight};
 use crate::kv::{KvCache, KvSpan, RecurrentShape, RecurrentState, StateSpan};
 use crate::memory::tensor::BitNetTensor;
-use crate::ternary::DoubledWeights;
 use crate::{Error, Result};
 
 /// Checks that `t` is `[rows, cols]`.
@@ -304,21 +303,6 @@ fn expect_state(
     }
     let (_, width) = x.dims2(op, "x")?;
     expect_shape(op, "x", x, tokens, width)
-}
-
-/// Checks `add_doubled`. Returns the number of tokens.
-///
-/// # Errors
-/// [`Error::ShapeMismatch`].
-pub fn add_doubled(
-    x: &BitNetTensor,
-    weights: &DoubledWeights,
-    out: &BitNetTensor,
-) -> Result<usize> {
-    let (tokens, _) = x.dims2("add_doubled", "x")?;
-    expect_shape("add_doubled", "x", x, tokens, weights.cols())?;
-    expect_shape("add_doubled", "out", out, tokens, weights.rows())?;
-    Ok(tokens)
 }
 
 /// Checks `hadamard`.

@@ -13,7 +13,7 @@ use crate::backend::{
 };
 use crate::kv::{KvCache, KvSpan, StateSpan};
 use crate::memory::tensor::BitNetTensor;
-use crate::ternary::{DoubledWeights, TernaryMatrix};
+use crate::ternary::TernaryMatrix;
 use crate::{Error, Result};
 
 /// The back end named `reference`: one thread, no vector instructions of its own.
@@ -122,20 +122,6 @@ impl Operations for ReferenceBackend {
                     ActivationPrecision::Float => ternary_ops::bit_linear_float(weight, x, out),
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn add_doubled(
-        &self,
-        x: &BitNetTensor,
-        weights: &DoubledWeights,
-        out: &mut BitNetTensor,
-    ) -> Result<()> {
-        shape_check::add_doubled(x, weights, out)?;
-        let tokens = x.f32()?.chunks_exact(weights.cols().max(1));
-        for (x, out) in tokens.zip(out.f32_mut()?.chunks_exact_mut(weights.rows().max(1))) {
-            out.iter_mut().enumerate().for_each(|(row, out)| weights.add_row(row, x, out));
         }
         Ok(())
     }

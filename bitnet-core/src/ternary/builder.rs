@@ -1,13 +1,13 @@
 //! Filling a ternary matrix row by row, on the heap or in a pool.
 
 use super::{
-    CODES_PER_WORD, ScaleGranularity, TernaryMatrix, ZERO_WORD, check_scales, mismatch, shared_in,
-    threes, words_per_row,
+    CODES_PER_WORD, ScaleGranularity, TernaryMatrix, ZERO_WORD, check_doubled, check_scales,
+    count_doubled, mismatch, shared_in, threes, words_per_row,
 };
 use crate::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use crate::{Error, Result};
 
-/// Sixteen codes, one per byte, as a word, and whether each is 0, 1 or 2.
+/// Sixteen codes, one per byte, as a word, and whether each is 0, 1, 2 or 3.
 #[inline]
 fn pack(codes: &[u8; CODES_PER_WORD]) -> (u32, bool) {
     let bytes = u128::from_le_bytes(*codes);
@@ -19,7 +19,7 @@ fn pack(codes: &[u8; CODES_PER_WORD]) -> (u32, bool) {
     };
     let word = half(bytes as u64) | (half((bytes >> 64) as u64) << 16);
     let above = bytes & 0xfcfc_fcfc_fcfc_fcfc_fcfc_fcfc_fcfc_fcfc;
-    (word, above == 0 && threes(word) == 0)
+    (word, above == 0)
 }
 
 /// Fills a [`TernaryMatrix`] row by row, so that a codec never holds more than one row unpacked.
@@ -32,6 +32,10 @@ pub struct TernaryBuilder {
     filled: usize,
     words: Words,
     pool: Option<HybridMemoryPool>,
+    /// Whether code 3 is a weight of +2.
+    accepts_doubled: bool,
+    /// Weights of +2 of the filled rows.
+    doubled: usize,
 }
 
 /// The words of all rows.
@@ -69,7 +73,29 @@ impl TernaryBuilder {
                 Words::Heap(words)
             }
         };
-        Ok(Self { rows, cols, words_per_row, filled: 0, words, pool: pool.cloned() })
+        Ok(Self {
+            rows,
+            cols,
+            words_per_row,
+            filled: 0,
+            words,
+            pool: pool.cloned(),
+            accepts_doubled: false,
+            doubled: 0,
+        })
+    }
+
+    /// Accepts code 3 from now on, as a weight of +2. With such weights, scales must be those of groups of at most
+    /// [`DOUBLED_GROUP`](super::DOUBLED_GROUP) weights.
+    #[must_use]
+    pub fn accept_doubled(mut self) -> Self {
+        self.accepts_doubled = true;
+        self
+    }
+
+    /// The weights of +2 of the rows so far.
+    pub fn doubled(&self) -> usize {
+        self.doubled
     }
 
     /// The words of the next row, with unspecified content.
@@ -111,10 +137,10 @@ impl TernaryBuilder {
         mismatch("row", vec![self.filled, len], expected)
     }
 
-    /// Appends a row of codes 0, 1, 2 (`[cols]`).
+    /// Appends a row of codes 0, 1, 2, and 3 if it is accepted (`[cols]`).
     ///
     /// # Errors
-    /// [`Error::BadCode`] for a code above 2, [`Error::ShapeMismatch`] for a wrong length or one row too many.
+    /// [`Error::BadCode`] for any other code, [`Error::ShapeMismatch`] for a wrong length or one row too many.
     pub fn push_row(&mut self, codes: &[u8]) -> Result<()> {
         let row = self.filled;
         if codes.len() != self.cols || row >= self.rows {
@@ -123,18 +149,21 @@ impl TernaryBuilder {
         let (whole, rest) = codes.as_chunks::<CODES_PER_WORD>();
         let mut last = [1u8; CODES_PER_WORD];
         last[..rest.len()].copy_from_slice(rest);
-        let mut wrong = false;
+        let (mut wrong, mut doubled) = (false, 0);
         let words = self.next_row();
         let sixteens = whole.iter().chain((!rest.is_empty()).then_some(&last));
         let (filled, padding) = words.split_at_mut(codes.len().div_ceil(CODES_PER_WORD));
         for (place, sixteen) in filled.iter_mut().zip(sixteens) {
             let (word, fits) = pack(sixteen);
             wrong |= !fits;
+            doubled += threes(word).count_ones() as usize;
             *place = word;
         }
         padding.fill(ZERO_WORD);
-        if wrong {
-            let col = codes.iter().position(|&c| c > 2).unwrap_or(0);
+        self.doubled += doubled;
+        if wrong || (doubled > 0 && !self.accepts_doubled) {
+            let largest = 2 + u8::from(self.accepts_doubled);
+            let col = codes.iter().position(|&c| c > largest).unwrap_or(0);
             self.drop_row();
             return Err(Error::BadCode { row, col, code: codes[col] });
         }
@@ -145,13 +174,13 @@ impl TernaryBuilder {
     /// (`[cols.div_ceil(16)]`). Bits after the last column are not read.
     ///
     /// # Errors
-    /// [`Error::BadCode`] for a code 3, [`Error::ShapeMismatch`] for a wrong length or one row too many.
+    /// [`Error::BadCode`] for a code 3 that is not accepted, [`Error::ShapeMismatch`] for a wrong length or one row too many.
     pub fn push_words(&mut self, words: &[u32]) -> Result<()> {
         let row = self.filled;
         if words.len() != self.cols.div_ceil(CODES_PER_WORD) || row >= self.rows {
             return Err(self.refused_row(words.len(), " in words"));
         }
-        let rest = self.cols % CODES_PER_WORD;
+        let (rest, accepts_doubled) = (self.cols % CODES_PER_WORD, self.accepts_doubled);
         let (pushed, padding) = self.next_row().split_at_mut(words.len());
         pushed.copy_from_slice(words);
         if let Some(last) = pushed.last_mut()
@@ -161,7 +190,11 @@ impl TernaryBuilder {
             *last = (*last & !behind) | (ZERO_WORD & behind);
         }
         padding.fill(ZERO_WORD);
-        if pushed.iter().fold(0, |all, &word| all | threes(word)) != 0 {
+        let any = pushed.iter().fold(0, |all, &word| all | threes(word)) != 0;
+        if any && accepts_doubled {
+            let doubled = count_doubled(pushed);
+            self.doubled += doubled;
+        } else if any {
             let bad = pushed.iter().position(|&word| threes(word) != 0).unwrap_or(0);
             let col = bad * CODES_PER_WORD + threes(pushed[bad]).trailing_zeros() as usize / 2;
             self.drop_row();
@@ -173,10 +206,10 @@ impl TernaryBuilder {
     /// Completes the matrix.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if rows are missing, [`Error::ScaleCount`] or [`Error::BadScale`] if the scales
-    /// do not fit.
+    /// [`Error::ShapeMismatch`] if rows are missing or weights of +2 have scales for more weights than they may,
+    /// [`Error::ScaleCount`] or [`Error::BadScale`] if the scales do not fit.
     pub fn finish(self, granularity: ScaleGranularity, scales: Vec<f32>) -> Result<TernaryMatrix> {
-        let Self { rows, cols, words_per_row, filled, words, pool } = self;
+        let Self { rows, cols, words_per_row, filled, words, pool, doubled, .. } = self;
         if filled != rows && words_per_row > 0 {
             return Err(mismatch("rows", vec![filled], format!("{rows} rows")));
         }
@@ -186,6 +219,7 @@ impl TernaryBuilder {
             Words::Heap(words) => words.into(),
             Words::Pool(words) => Shared::new(words),
         };
-        Ok(TernaryMatrix { rows, cols, words_per_row, words, granularity, scales })
+        check_doubled(doubled, granularity)?;
+        Ok(TernaryMatrix { rows, cols, words_per_row, words, granularity, scales, doubled })
     }
 }

@@ -1,18 +1,19 @@
 //! A matrix of trits in the canonical layout, with scales per tensor, row or group.
 //!
 //! ```text
-//! code = trit + 1             0 = -1, 1 = 0, 2 = +1; 3 never occurs
+//! code = weight / scale + 1   0 = -1, 1 = 0, 2 = +1; 3 = +2 where a builder accepts it
 //! word = u32, little-endian   element j of the 16 in bits 2j, 2j+1
 //! row  = whole blocks of 128 elements = 8 words; the tail is filled with code 1 (zero)
 //! ```
 //!
 //! As bytes, element `j` of a row is in byte `j / 4`, bits `2 (j % 4)`, on every machine.
+//!
+//! Two-bit formats have a fourth code: a weight of twice its scale. A matrix with such [doubled](TernaryMatrix::doubled)
+//! weights has scales for groups of at most [`DOUBLED_GROUP`] weights, so that kernels can sum a group in 16 bits.
 
 mod builder;
-mod doubled;
 
 pub use builder::TernaryBuilder;
-pub use doubled::{DoubledWeight, DoubledWeights};
 
 use std::cmp::Ordering;
 
@@ -23,6 +24,8 @@ use crate::{Error, Result};
 pub const ROW_BLOCK: usize = 128;
 /// Codes in one 32-bit word.
 pub const CODES_PER_WORD: usize = 16;
+/// Weights that share a scale at most, in a matrix with weights of +2.
+pub const DOUBLED_GROUP: usize = 512;
 /// A word of sixteen zero trits.
 const ZERO_WORD: u32 = 0x5555_5555;
 
@@ -66,9 +69,12 @@ pub struct TritCounts {
     pub zero: usize,
     /// Number of weights +1.
     pub plus: usize,
+    /// Number of weights +2.
+    pub doubled: usize,
 }
 
-/// A `[rows, cols]` matrix of trits: weight `= scale * trit`.
+/// A `[rows, cols]` matrix of trits: weight `= scale * trit`. Trits are -1, 0 and 1, and 2 where [doubled](Self::doubled)
+/// says so.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TernaryMatrix {
     rows: usize,
@@ -77,6 +83,8 @@ pub struct TernaryMatrix {
     words: Shared<u32>,
     granularity: ScaleGranularity,
     scales: Shared<f32>,
+    /// Weights of +2.
+    doubled: usize,
 }
 
 impl TernaryMatrix {
@@ -119,23 +127,51 @@ impl TernaryMatrix {
         granularity: ScaleGranularity,
         scales: impl Into<Shared<f32>>,
     ) -> Result<Self> {
-        let scales = scales.into();
+        Self::from_words_with(rows, cols, words, granularity, scales.into(), false)
+    }
+
+    /// As [`TernaryMatrix::from_words`], and code 3 is a weight of +2.
+    ///
+    /// # Errors
+    /// As [`TernaryMatrix::from_words`], and [`Error::ShapeMismatch`] for code 3 beside scales that are not those of
+    /// groups of at most [`DOUBLED_GROUP`] weights.
+    pub fn from_words_with_doubled(
+        rows: usize,
+        cols: usize,
+        words: Shared<u32>,
+        granularity: ScaleGranularity,
+        scales: impl Into<Shared<f32>>,
+    ) -> Result<Self> {
+        Self::from_words_with(rows, cols, words, granularity, scales.into(), true)
+    }
+
+    fn from_words_with(
+        rows: usize,
+        cols: usize,
+        words: Shared<u32>,
+        granularity: ScaleGranularity,
+        scales: Shared<f32>,
+        accepts_doubled: bool,
+    ) -> Result<Self> {
         let words_per_row = words_per_row(cols);
         if rows.checked_mul(words_per_row) != Some(words.len()) {
             return Err(mismatch("words", vec![words.len()], format!("[{rows}, {words_per_row}]")));
         }
         check_scales(granularity, &scales, rows, cols)?;
-        let matrix = Self { rows, cols, words_per_row, words, granularity, scales };
+        let doubled = if accepts_doubled { count_doubled(&words) } else { 0 };
+        check_doubled(doubled, granularity)?;
+        let matrix = Self { rows, cols, words_per_row, words, granularity, scales, doubled };
         for row in 0..rows {
-            matrix.check_row(row)?;
+            matrix.check_row(row, accepts_doubled)?;
         }
         Ok(matrix)
     }
 
-    /// Checks that a row has trits, and zeros after the last column.
-    fn check_row(&self, row: usize) -> Result<()> {
+    /// Checks that a row has trits, or any code, and zeros after the last column.
+    fn check_row(&self, row: usize, accepts_doubled: bool) -> Result<()> {
         let words = self.row_words(row);
         let (last, rest) = (self.cols / CODES_PER_WORD, self.cols % CODES_PER_WORD);
+        let threes = |word| if accepts_doubled { 0 } else { threes(word) };
         let wrong = |(index, word): (usize, u32)| {
             let behind = match index.cmp(&last) {
                 Ordering::Less => 0,
@@ -209,7 +245,21 @@ impl TernaryMatrix {
         &self.words
     }
 
-    /// The trit at `[row, col]` as -1, 0 or 1.
+    /// The number of weights of +2.
+    #[inline]
+    pub fn doubled(&self) -> usize {
+        self.doubled
+    }
+
+    /// The row and the column of the first weight of +2.
+    pub fn first_doubled(&self) -> Option<(usize, usize)> {
+        let found = self.words.iter().enumerate().find(|(_, word)| threes(**word) != 0)?;
+        let place = threes(*found.1).trailing_zeros() as usize / 2;
+        let col = found.0 % self.words_per_row * CODES_PER_WORD + place;
+        Some((found.0 / self.words_per_row, col))
+    }
+
+    /// The trit at `[row, col]` as -1, 0, 1, or 2 where the weight is [doubled](Self::doubled).
     ///
     /// # Panics
     /// If the position is outside the matrix.
@@ -219,7 +269,7 @@ impl TernaryMatrix {
         ((word >> (2 * (col % CODES_PER_WORD))) & 3) as i8 - 1
     }
 
-    /// Writes the trits of one row, -1, 0 or 1, into `out` (`[cols]`).
+    /// Writes the trits of one row, as [`TernaryMatrix::trit`] returns them, into `out` (`[cols]`).
     ///
     /// # Panics
     /// If `row >= rows` or `out` is not `cols` long.
@@ -276,10 +326,12 @@ impl TernaryMatrix {
     /// The trits of the transposed matrix, with a scale of 1, in `pool`, if there is one.
     ///
     /// # Errors
-    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].
+    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; [`Error::ShapeMismatch`] for a matrix with weights of +2, which
+    /// one scale cannot hold.
     pub fn transposed_trits(&self, pool: Option<&HybridMemoryPool>) -> Result<Self> {
         /// Rows that are transposed together: their codes fill a cache line of the result.
         const ROWS: usize = 16 * CODES_PER_WORD;
+        check_doubled(self.doubled, ScaleGranularity::Tensor)?;
         let mut builder = TernaryBuilder::in_pool(self.cols, self.rows, pool)?;
         let width = words_per_row(self.rows);
         let turned = builder.all_rows();
@@ -317,7 +369,8 @@ impl TernaryMatrix {
             plus += high.count_ones() as usize;
             minus += (ZERO_WORD & !low & !high).count_ones() as usize;
         }
-        TritCounts { minus, zero: self.rows * self.cols - plus - minus, plus }
+        let zero = self.rows * self.cols - plus - minus;
+        TritCounts { minus, zero, plus: plus - self.doubled, doubled: self.doubled }
     }
 }
 
@@ -344,6 +397,23 @@ fn words_per_row(cols: usize) -> usize {
 #[inline]
 fn threes(word: u32) -> u32 {
     word & (word >> 1) & ZERO_WORD
+}
+
+/// The number of codes 3.
+fn count_doubled(words: &[u32]) -> usize {
+    words.iter().map(|&word| threes(word).count_ones() as usize).sum()
+}
+
+/// Checks that scales are those of groups that kernels sum in 16 bits, where there are weights of +2.
+fn check_doubled(doubled: usize, granularity: ScaleGranularity) -> Result<()> {
+    match granularity {
+        ScaleGranularity::Group(n) if n <= DOUBLED_GROUP => Ok(()),
+        _ if doubled == 0 => Ok(()),
+        _ => {
+            let expected = format!("scales for groups of at most {DOUBLED_GROUP} weights");
+            Err(mismatch("weights of +2", vec![doubled], expected))
+        }
+    }
 }
 
 /// The error of an operand that does not have the shape `expected`.

@@ -97,3 +97,62 @@ fn bad_codes_scales_and_shapes_are_named() {
     assert!(ScaleGranularity::Group(100).scale_count(1, 200).is_err());
     assert!(TernaryBuilder::new(usize::MAX, 4096).is_err());
 }
+
+/// Codes of two rows of 128, with a code 3 in row 1, column 70.
+fn codes_with_a_three() -> [Vec<u8>; 2] {
+    let mut codes = [vec![2u8; 128], vec![1u8; 128]];
+    codes[1][70] = 3;
+    codes
+}
+
+fn built(granularity: ScaleGranularity, scales: Vec<f32>) -> Result<TernaryMatrix> {
+    let mut builder = TernaryBuilder::new(2, 128)?.accept_doubled();
+    for codes in codes_with_a_three() {
+        builder.push_row(&codes)?;
+    }
+    builder.finish(granularity, scales)
+}
+
+#[test]
+fn weights_of_2_are_accepted_where_scales_belong_to_groups() {
+    let matrix = built(ScaleGranularity::Group(64), vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+    assert_eq!((matrix.doubled(), matrix.first_doubled()), (1, Some((1, 70))));
+    assert_eq!((matrix.trit(1, 70), matrix.scale_at(1, 70)), (2, 4.0));
+    let counts = matrix.counts();
+    assert_eq!((counts.minus, counts.zero, counts.plus, counts.doubled), (0, 127, 128, 1));
+    assert!(matrix.transposed_trits(None).is_err());
+    for (granularity, scales) in
+        [(ScaleGranularity::Tensor, vec![1.0]), (ScaleGranularity::Row, vec![1.0; 2])]
+    {
+        let refused = built(granularity, scales);
+        assert!(matches!(refused, Err(Error::ShapeMismatch { .. })), "{refused:?}");
+    }
+    let mut plain = TernaryBuilder::new(2, 128).unwrap();
+    let [first, second] = codes_with_a_three();
+    plain.push_row(&first).unwrap();
+    assert_eq!(plain.push_row(&second), Err(Error::BadCode { row: 1, col: 70, code: 3 }));
+    let mut doubled = TernaryBuilder::new(2, 128).unwrap().accept_doubled();
+    let refused = doubled.push_row(&[vec![3; 9], vec![4; 119]].concat());
+    assert_eq!(refused, Err(Error::BadCode { row: 0, col: 9, code: 4 }));
+}
+
+#[test]
+fn words_with_weights_of_2_are_taken_as_such_or_refused() {
+    let matrix = built(ScaleGranularity::Group(128), vec![1.0, 2.0]).unwrap();
+    let (words, granularity) = (matrix.shared_words(), matrix.granularity());
+    let scales = matrix.scales().to_vec();
+    let refused = TernaryMatrix::from_words(2, 128, words.clone(), granularity, scales.clone());
+    assert_eq!(refused, Err(Error::BadCode { row: 1, col: 70, code: 3 }));
+    let same = TernaryMatrix::from_words_with_doubled(2, 128, words, granularity, scales);
+    assert_eq!(same.unwrap(), matrix);
+    // Padding is zeros here too.
+    let padding = vec![ZERO_WORD | 2; 8].into();
+    let refused = TernaryMatrix::from_words_with_doubled(
+        1,
+        64,
+        padding,
+        ScaleGranularity::Group(64),
+        vec![1.0],
+    );
+    assert!(matches!(refused, Err(Error::BadCode { row: 0, col: 64, .. })), "{refused:?}");
+}

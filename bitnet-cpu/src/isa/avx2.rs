@@ -1,11 +1,13 @@
 //! AVX2, FMA and F16C: 32 bytes of codes at a time, products in pairs of 16 bits.
 //!
 //! A lane of 16 bits takes four `VPMADDUBSW` results a block. Codes are at most 2 and x is in -128..=127, so one is in
-//! -2·2·128..=2·2·127 and a block in -2048..=2032: sixteen blocks stay in -32768..=32512, which fits 16 bits.
+//! -2·2·128..=2·2·127 and a block in -2048..=2032: sixteen blocks stay in -32768..=32512, which fits 16 bits. Code 3 has
+//! groups of at most four blocks, flushed one by one: 4·4·2·3·128 = 12288.
 //!
 //! For one token, planes 1 and 3 are left two bits higher than they stand for, which saves shifts. Their sums have
 //! lanes of their own, four times as large: in -8·2·128·2..=8·2·127·2 a block. Eight blocks stay in -32768..=32512;
-//! a shift by two bits then brings them to the others exactly, since every term is a multiple of four.
+//! a shift by two bits then brings them to the others exactly, since every term is a multiple of four. Of code 3, four blocks
+//! stay in 4·8·3·128·2 = 24576.
 
 use std::arch::x86_64::*;
 

@@ -11,7 +11,8 @@ use super::int8::Tile8Start;
 use super::{ActivationBlock, CodeBlock};
 
 /// Blocks for which a lane of 16 bits is enough: it starts with `-Σ x`, so that it ends with `Σ trit·x` of eight
-/// numbers a block, at most `8 · 128 · 31 = 31744`. What it holds on the way may wrap.
+/// numbers a block, at most `8 · 128 · 31 = 31744`, and with code 3, of groups of four blocks, `8 · 2 · 128 · 4`. What it
+/// holds on the way may wrap.
 pub(super) const BLOCKS: usize = 31;
 
 /// The products of one plane with eight tokens: `$load` leaves its codes

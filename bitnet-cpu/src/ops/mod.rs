@@ -1,7 +1,6 @@
 //! The operations of [`bitnet_core::backend::Backend`], one file each, in the order of that list.
 
 mod add;
-mod add_doubled;
 mod attention;
 mod bit_linear;
 mod causal_conv;
@@ -21,7 +20,6 @@ mod top_logits;
 mod weighted_sum;
 
 pub(crate) use add::add;
-pub(crate) use add_doubled::add_doubled;
 pub(crate) use attention::attention;
 pub(crate) use bit_linear::{
     CpuWeight, bit_linear, bit_linear_integers, block_sums, gated, parts_layout, takes_gated,

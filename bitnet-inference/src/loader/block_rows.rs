@@ -40,7 +40,7 @@ impl BlockRows {
         for start in (0..rows).step_by(ROWS) {
             let count = ROWS.min(rows - start);
             let bytes = &region[start * row_bytes..(start + count) * row_bytes];
-            storage.decode_doubled(bytes, count, cols, None)?;
+            storage.decode(bytes, count, cols, None)?;
         }
         region.release();
         Ok(Some(Self { storage, type_name, rows, cols, row_bytes, region }))
@@ -69,14 +69,14 @@ impl DenseRows for BlockRows {
         let bytes = (row < self.rows).then(|| &self.region[row * self.row_bytes..]);
         let bytes = &bytes.ok_or(missing)?[..self.row_bytes];
         // The bytes were checked when the matrix was opened: an error means that the file has changed since.
-        let decoded = self.storage.decode_doubled(bytes, 1, self.cols, None);
+        let decoded = self.storage.decode(bytes, 1, self.cols, None);
         let matrix = decoded.map_err(|error| Error::BadArgument {
             op: "decode_row",
             what: "a row of the file",
             value: error.to_string(),
             expected: "it was in order when the file was opened: the file has changed",
         })?;
-        TernaryRows::with_doubled(matrix, self.type_name).decode_row(0, out)
+        TernaryRows::new(matrix, self.type_name).decode_row(0, out)
     }
 
     fn release(&self) {

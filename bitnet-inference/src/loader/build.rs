@@ -378,9 +378,6 @@ impl Builder<'_> {
             DecodedLinear::Ternary(matrix, precision) => {
                 Linear::Ternary(self.backend.prepare(matrix)?, precision)
             }
-            DecodedLinear::Doubled(matrix, doubled) => {
-                Linear::Doubled(self.backend.prepare(matrix)?, Arc::new(doubled))
-            }
             DecodedLinear::Dense(rows) => Linear::Dense(self.backend.prepare_dense(rows)?),
         })
     }
@@ -437,10 +434,6 @@ impl Builder<'_> {
             Some(StoredWeight::Ternary(matrix)) => {
                 let weight = self.backend.prepare(matrix)?;
                 Some(Head::Own(Linear::Ternary(weight, ActivationPrecision::Float)))
-            }
-            Some(StoredWeight::Doubled(matrix, doubled)) => {
-                let weight = self.backend.prepare(matrix)?;
-                Some(Head::Own(Linear::Doubled(weight, Arc::new(doubled))))
             }
             Some(StoredWeight::Dense { .. }) | None => None,
         })

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{DoubledWeights, TernaryMatrix};
+use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::gguf::GgmlType;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_formats::{GgufFile, MappedFile, Region, SafeTensors};
-use bitnet_quant::codec::Doubled;
 use bitnet_quant::codec::dense::DenseType;
 use serde_json::Value;
 
@@ -32,10 +31,8 @@ pub struct StoredLinear {
 /// Numbers of a linear layer.
 #[derive(Debug)]
 pub enum StoredWeight {
-    /// Trits with their scales.
+    /// Trits with their scales, and weights of +2 where the type holds them.
     Ternary(TernaryMatrix),
-    /// Trits with their scales, and what weights of +2 are beyond +1.
-    Doubled(TernaryMatrix, DoubledWeights),
     /// Ordinary numbers.
     Dense {
         /// The numbers.
@@ -90,7 +87,6 @@ impl StoredType {
 /// A linear layer's weight, decoded.
 pub(crate) enum DecodedLinear {
     Ternary(TernaryMatrix, ActivationPrecision),
-    Doubled(TernaryMatrix, DoubledWeights),
     Dense(Arc<dyn DenseRows>),
 }
 
@@ -179,7 +175,7 @@ pub(crate) trait Checkpoint: Send + Sync {
     fn raw_tensors(&self) -> Result<Vec<RawTensor>>;
 
     /// The trits of the [`RawNumbers::Ternary`] tensor of that name in the file, without a scale that stands beside it.
-    fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<Doubled>;
+    fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<TernaryMatrix>;
 
     /// The file's name for the number of layers.
     fn layers_field(&self) -> String;

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
 use bitnet_formats::names::{TensorName, gguf_name};
-use bitnet_quant::codec::Doubled;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
 use super::build::head_fact;
@@ -104,19 +104,14 @@ impl GgufCheckpoint {
         rows: usize,
         cols: usize,
         pool: Option<&HybridMemoryPool>,
-    ) -> Result<Doubled> {
-        let (mut matrix, doubled) = self.decode_trits(tensor, rows, cols, pool)?;
+    ) -> Result<TernaryMatrix> {
+        let mut matrix = self.decode_trits(tensor, rows, cols, pool)?;
         let scale_name =
             format!("{}.scale", tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name));
         if let Some(scale) = self.vector_of(&scale_name, 1)? {
-            if doubled.is_some() {
-                let what =
-                    format!("tensor {} with weights of +2 (code 3) and a scale", tensor.name);
-                return Err(InferenceError::unsupported(what, "scales in its blocks are"));
-            }
             matrix = matrix.scaled_in(scale[0], pool)?;
         }
-        Ok((matrix, doubled))
+        Ok(matrix)
     }
 
     fn dense_matrix(
@@ -131,7 +126,7 @@ impl GgufCheckpoint {
                 return Ok(Arc::new(rows));
             }
             let matrix = self.decode_ternary(tensor, rows, cols, pool)?;
-            return Ok(Arc::new(TernaryRows::with_doubled(matrix, tensor.ggml_type.name())));
+            return Ok(Arc::new(TernaryRows::new(matrix, tensor.ggml_type.name())));
         };
         let region = self.file.data(tensor)?;
         let matrix = MappedRows::new(dense_type, rows, cols, region)
@@ -374,7 +369,7 @@ impl Checkpoint for GgufCheckpoint {
         weights::raw_tensors(&self.file)
     }
 
-    fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<Doubled> {
+    fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<TernaryMatrix> {
         let tensor = self.file.tensor(name)?;
         let (rows, cols) = weights::rows_and_cols(tensor);
         self.decode_trits(tensor, rows, cols, Some(pool))
@@ -402,10 +397,7 @@ impl Checkpoint for GgufCheckpoint {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         self.expect(tensor, &self.dims(name, [rows, cols]))?;
         let weight = if tensor.ggml_type.is_ternary() {
-            match self.decode_ternary(tensor, rows, cols, Some(pool))? {
-                (matrix, None) => StoredWeight::Ternary(matrix),
-                (matrix, Some(doubled)) => StoredWeight::Doubled(matrix, doubled),
-            }
+            StoredWeight::Ternary(self.decode_ternary(tensor, rows, cols, Some(pool))?)
         } else {
             let scale = self.vector_of(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
             let latent = self.config.architecture.table().native_ternary;

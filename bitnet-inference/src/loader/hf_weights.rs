@@ -10,8 +10,8 @@ use bitnet_formats::names::TensorName;
 use bitnet_formats::safetensors::{Dtype, TensorView};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::hf_packed;
+use bitnet_quant::codec::mlx;
 use bitnet_quant::codec::mlx::MlxTensors;
-use bitnet_quant::codec::{Doubled, decode_mlx};
 use bitnet_quant::weights::{absmean, detect_ternary};
 
 use super::huggingface::HfCheckpoint;
@@ -119,10 +119,7 @@ impl HfCheckpoint {
             return Ok(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Int8));
         }
         if tensor.dtype == Dtype::U32 {
-            let weight = match self.affine(&tensor, rows, cols, pool)? {
-                (matrix, None) => StoredWeight::Ternary(matrix),
-                (matrix, Some(doubled)) => StoredWeight::Doubled(matrix, doubled),
-            };
+            let weight = StoredWeight::Ternary(self.affine(&tensor, rows, cols, pool)?);
             return Ok(stored(weight, ActivationPrecision::Float));
         }
         if tensor.shape != [rows, cols] {
@@ -284,7 +281,7 @@ impl HfCheckpoint {
         rows: usize,
         cols: usize,
         pool: &HybridMemoryPool,
-    ) -> Result<Doubled> {
+    ) -> Result<TernaryMatrix> {
         let Quantization::Mlx { group } = self.config.quantization else {
             let problem = format!("missing, but {} has codes of 2 bits", tensor.name);
             return Err(self.bad("quantization", problem));
@@ -315,7 +312,7 @@ impl HfCheckpoint {
             return Err(InferenceError::unsupported(what, instead));
         }
         let stored = MlxTensors { weight: tensor.data.clone(), scales, biases };
-        let matrix = decode_mlx(&stored, scale_type, rows, cols, group, Some(pool))
+        let matrix = mlx::decode(&stored, scale_type, rows, cols, group, Some(pool))
             .map_err(|e| InferenceError::weights(self.tensors.name(), &tensor.name, e))?;
         tensor.data.release();
         Ok(matrix)

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
+use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::architecture::ModelClass;
 use bitnet_formats::names::{Part, Role, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
-use bitnet_quant::codec::{Doubled, mlx};
+use bitnet_quant::codec::mlx;
 use serde_json::Value;
 
 use super::hf_config::{HfConfig, module_of};
@@ -248,7 +249,7 @@ impl Checkpoint for HfCheckpoint {
         Ok(self.every_tensor())
     }
 
-    fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<Doubled> {
+    fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<TernaryMatrix> {
         let tensor = self.tensors.tensor(name)?;
         match tensor.shape[..] {
             [rows, words] => self.affine(&tensor, rows, words * 16, pool),
@@ -310,7 +311,7 @@ impl Checkpoint for HfCheckpoint {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         if tensor.dtype == Dtype::U32 {
             let matrix = self.affine(&tensor, rows, cols, pool)?;
-            return Ok(Some(Arc::new(TernaryRows::with_doubled(matrix, mlx::FORMAT))));
+            return Ok(Some(Arc::new(TernaryRows::new(matrix, mlx::FORMAT))));
         }
         // A convolution of single channels has a dimension of 1 between.
         let shape = match *tensor.shape {

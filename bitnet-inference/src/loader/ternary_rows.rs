@@ -1,11 +1,9 @@
 //! Between ternary and ordinary matrices: rows of numbers out of trits, trits out of rows of numbers.
 
-use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{DoubledWeights, ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result};
-use bitnet_quant::codec::Doubled;
 use bitnet_quant::weights::{absmean, detect_ternary};
 
 use super::{Decoded, DecodedLinear, StoredLinear, StoredWeight};
@@ -15,19 +13,13 @@ use crate::InferenceError;
 #[derive(Debug)]
 pub struct TernaryRows {
     matrix: TernaryMatrix,
-    doubled: Option<DoubledWeights>,
     type_name: &'static str,
 }
 
 impl TernaryRows {
     /// Over a matrix that was stored as `type_name`.
     pub fn new(matrix: TernaryMatrix, type_name: &'static str) -> Self {
-        Self::with_doubled((matrix, None), type_name)
-    }
-
-    /// Over a matrix that may have weights of +2.
-    pub fn with_doubled((matrix, doubled): Doubled, type_name: &'static str) -> Self {
-        Self { matrix, doubled, type_name }
+        Self { matrix, type_name }
     }
 }
 
@@ -45,7 +37,7 @@ impl DenseRows for TernaryRows {
     }
 
     fn bytes(&self) -> usize {
-        self.matrix.bytes() + self.doubled.as_ref().map_or(0, DoubledWeights::bytes)
+        self.matrix.bytes()
     }
 
     fn decode_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
@@ -63,9 +55,6 @@ impl DenseRows for TernaryRows {
         for (col, out) in out.iter_mut().enumerate() {
             *out = f32::from(self.matrix.trit(row, col)) * self.matrix.scale_at(row, col);
         }
-        for weight in self.doubled.iter().flat_map(|doubled| doubled.row(row)) {
-            out[weight.col as usize] += weight.scale;
-        }
         Ok(())
     }
 }
@@ -81,15 +70,6 @@ pub(crate) fn decoded(
     let (rows, latent, scale) = match weight {
         StoredWeight::Ternary(matrix) => {
             let linear = DecodedLinear::Ternary(matrix, precision);
-            return Ok(Decoded { linear, assumption: None });
-        }
-        StoredWeight::Doubled(matrix, doubled) => {
-            if precision != ActivationPrecision::Float {
-                let what = format!("{file}: tensor {tensor} with weights of +2 (code 3)");
-                let instead = "they are read where the inputs of its layer are not quantised (--activations float)";
-                return Err(InferenceError::unsupported(what, instead));
-            }
-            let linear = DecodedLinear::Doubled(matrix, doubled);
             return Ok(Decoded { linear, assumption: None });
         }
         StoredWeight::Dense { rows, latent, scale } => (rows, latent, scale),
@@ -118,7 +98,7 @@ pub(crate) fn decoded(
 /// `None` if they stay what they are, or if they can't be quantised.
 pub(super) fn becomes(stored: &StoredLinear, pool: &HybridMemoryPool) -> Option<String> {
     match &stored.weight {
-        StoredWeight::Ternary(_) | StoredWeight::Doubled(..) => None,
+        StoredWeight::Ternary(_) => None,
         StoredWeight::Dense { rows, latent, .. } => match detect_ternary(&**rows, Some(pool)) {
             Ok(Some(matrix)) => Some(ternary_already(&**rows, &matrix)),
             Ok(None) if *latent => Some(quantised_at_load(&**rows)),

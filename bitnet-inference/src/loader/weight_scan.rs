@@ -215,10 +215,7 @@ fn look_at(
             Ok(found)
         }
         RawNumbers::Ternary => match checkpoint.decode_raw(&tensor.name, pool) {
-            Ok((matrix, doubled)) => {
-                let doubled = doubled.map_or(0, |doubled| doubled.count() as u64);
-                Ok(Found { doubled, ..look_at_scales(&matrix) })
-            }
+            Ok(matrix) => Ok(Found { doubled: matrix.doubled() as u64, ..look_at_scales(&matrix) }),
             Err(crate::InferenceError::Weights { source, .. }) => Ok(undecodable(&source)),
             Err(error) => Err(error),
         },

@@ -247,7 +247,7 @@ impl Decoder {
     /// The rows of the head, unless they are ternary.
     fn dense_head(&self) -> Option<&Arc<dyn DenseRows>> {
         match &self.head {
-            Head::Own(Linear::Ternary(..) | Linear::Doubled(..)) => None,
+            Head::Own(Linear::Ternary(..)) => None,
             Head::Own(Linear::Dense(rows)) => Some(rows),
             Head::Tied => Some(&self.embedding),
         }

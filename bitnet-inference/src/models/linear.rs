@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bitnet_core::backend::{ActivationPrecision, Direction, Rotation, TernaryWeight};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::ternary::DoubledWeights;
 use smallvec::SmallVec;
 
 use super::compute::Compute;
@@ -17,8 +16,6 @@ use crate::Result;
 pub enum Linear {
     /// Trits, with the treatment of the input that the model was trained for.
     Ternary(Box<dyn TernaryWeight>, ActivationPrecision),
-    /// Trits, and what weights of +2 are beyond +1; the input is taken as it is.
-    Doubled(Box<dyn TernaryWeight>, Arc<DoubledWeights>),
     /// An ordinary matrix.
     Dense(Arc<dyn DenseRows>),
 }
@@ -27,7 +24,7 @@ impl Linear {
     /// Output features.
     pub fn rows(&self) -> usize {
         match self {
-            Self::Ternary(weight, _) | Self::Doubled(weight, _) => weight.rows(),
+            Self::Ternary(weight, _) => weight.rows(),
             Self::Dense(weight) => weight.rows(),
         }
     }
@@ -103,11 +100,6 @@ impl Compute {
         Ok(match weight {
             Linear::Ternary(weight, precision) => {
                 self.backend.bit_linear(x, *precision, &[&**weight], &mut [out])
-            }
-            Linear::Doubled(weight, doubled) => {
-                let precision = ActivationPrecision::Float;
-                self.backend.bit_linear(x, precision, &[&**weight], &mut [&mut *out])?;
-                self.backend.add_doubled(x, doubled, out)
             }
             Linear::Dense(weight) => self.backend.linear(x, &**weight, out),
         }?)

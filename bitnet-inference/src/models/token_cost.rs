@@ -43,11 +43,6 @@ impl TokenCost {
                 self.ternary_macs += weight.rows() * weight.cols();
                 self.parameters += weight.rows() * weight.cols();
             }
-            Linear::Doubled(weight, doubled) => {
-                self.ternary_bytes += weight.bytes() + doubled.bytes();
-                self.ternary_macs += weight.rows() * weight.cols() + doubled.count();
-                self.parameters += weight.rows() * weight.cols();
-            }
             Linear::Dense(weight) => {
                 self.dense_bytes += weight.bytes();
                 self.dense_macs += weight.rows() * weight.cols();

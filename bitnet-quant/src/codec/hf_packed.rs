@@ -72,6 +72,7 @@ pub fn encode(matrix: &TernaryMatrix) -> Result<(Vec<u8>, f32)> {
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<f32> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols)?;
+    shape::only_trits(FORMAT, matrix)?;
     let scale = scales::tensor_scale(FORMAT, matrix)?;
     let packed_rows = rows.div_ceil(4);
     // Code 0 pads missing rows.

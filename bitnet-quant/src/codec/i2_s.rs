@@ -161,6 +161,7 @@ pub fn encode(matrix: &TernaryMatrix, layout: I2sLayout) -> Result<Vec<u8>> {
 pub fn encode_into(matrix: &TernaryMatrix, layout: I2sLayout, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols, layout)?;
+    shape::only_trits(FORMAT, matrix)?;
     let mut tail = [0; TAIL];
     tail[..4].copy_from_slice(&scales::tensor_scale(FORMAT, matrix)?.to_le_bytes());
     match layout.block_bytes() {

@@ -112,6 +112,7 @@ fn unpack(block: &[u8; BLOCK_BYTES]) -> [u32; WORDS] {
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let row_bytes = size(rows, cols)? / rows;
+    shape::only_trits(FORMAT, matrix)?;
     shape::append_rows(out, rows, row_bytes, &[], |row, stored| {
         let words = &matrix.row_words(row)[..cols / CODES_PER_WORD];
         let scale = scales::run_scale(FORMAT, "row", matrix, row, words, 0)?;

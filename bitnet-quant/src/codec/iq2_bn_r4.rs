@@ -65,8 +65,7 @@ pub fn decode(
             builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
         }
     }
-    let (granularity, scales) = scales.finish();
-    Ok(builder.finish(granularity, scales)?)
+    scales.finish(builder)
 }
 
 /// Encodes a matrix and appends it to `out`, which is unchanged on error. A row of zeros gets the scale 0.
@@ -76,6 +75,7 @@ pub fn decode(
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let row_bytes = size(rows, cols)? / rows;
+    shape::only_trits(FORMAT, matrix)?;
     shape::append_rows(out, rows / ROWS, ROWS * row_bytes, &[], |four, stored| {
         let (meta, packed) = stored.split_at_mut(ROWS * META);
         for (k, meta) in meta.as_chunks_mut::<META>().0.iter_mut().enumerate() {

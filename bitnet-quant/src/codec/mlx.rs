@@ -3,7 +3,7 @@
 //! ```text
 //! weight          U32 [rows, cols / 16]       element j of a word in bits 2j, 2j + 1
 //! scales, biases  float [rows, cols / group]  value = scale * code + bias
-//! ternary         bias = -scale and no code 3: value = scale * (code - 1)
+//! ternary         bias = -scale: value = scale * (code - 1); code 3 is +2
 //! ```
 //!
 //! Source: ml-explore/mlx, `mlx.core.quantize` with `bits=2`. That function spreads four codes from the smallest to the
@@ -49,13 +49,12 @@ pub fn sizes(
 }
 
 /// Decodes a `[rows, cols]` matrix whose scales and biases are of `scale_type`; scales that are equal collapse to one
-/// per row or tensor.
+/// per row or tensor, unless there is a code 3.
 /// The weights are in `pool`, if any.
 ///
 /// # Errors
-/// Errors of [`sizes`], [`Error::Length`] if one of the tensors is not exactly that long, [`Error::NotTernary`] for
-/// code 3, [`Error::BadScale`] for a scale that is NaN or infinite, [`Error::NotSymmetric`] for a bias that is not the
-/// negative scale.
+/// Errors of [`sizes`], [`Error::Length`] if one of the tensors is not exactly that long, [`Error::BadScale`] for a
+/// scale that is NaN or infinite, [`Error::NotSymmetric`] for a bias that is not the negative scale.
 pub fn decode<B: AsRef<[u8]>>(
     tensors: &MlxTensors<B>,
     scale_type: PlainType,
@@ -70,7 +69,7 @@ pub fn decode<B: AsRef<[u8]>>(
     for (bytes, expected) in [(weight, code_bytes), (factors, scale_bytes), (biases, scale_bytes)] {
         shape::exact_len(FORMAT, rows, cols, bytes.len(), expected)?;
     }
-    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
+    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?.accept_doubled();
     let mut collected = scales::BlockScales::new(FORMAT, cols, group);
     let mut words = vec![0u32; cols / CODES_PER_WORD];
     let (mut scale, mut bias) = (vec![0f32; cols / group], vec![0f32; cols / group]);
@@ -91,10 +90,9 @@ pub fn decode<B: AsRef<[u8]>>(
                 return Err(Error::NotSymmetric { format: FORMAT, row, block, scale, bias });
             }
         }
-        builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
+        builder.push_words(&words)?;
     }
-    let (granularity, scales) = collected.finish();
-    Ok(builder.finish(granularity, scales)?)
+    collected.finish(builder)
 }
 
 /// Encodes a matrix. Scales are rounded to the nearest number of `scale_type`; a group of zeros gets the scale 0.

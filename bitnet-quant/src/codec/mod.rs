@@ -5,7 +5,6 @@
 
 pub mod archive;
 pub mod dense;
-mod doubled;
 pub mod hf_packed;
 pub mod i2_s;
 pub mod iq1_bn;
@@ -32,7 +31,6 @@ pub mod tq2_0;
 
 pub(crate) use plain::f16_to_f32;
 
-pub use doubled::{Doubled, decode_mlx};
 pub use storage::Storage;
 
 use crate::Result;
@@ -73,6 +71,11 @@ impl TernaryStorage {
     /// Returns whether the bytes of a matrix are those of its rows, one after the other.
     pub fn is_by_rows(self) -> bool {
         !matches!(self, Self::I2S(_) | Self::IQ2_BN_R4)
+    }
+
+    /// Returns whether code 3, a weight of twice the scale, can be stored.
+    pub fn has_doubled_weights(self) -> bool {
+        matches!(self, Self::Q2_0 { .. } | Self::PQ2_0)
     }
 
     /// Returns the format's name.
@@ -138,7 +141,8 @@ impl TernaryStorage {
     /// Encodes a matrix.
     ///
     /// # Errors
-    /// Errors of the format's `encode`: an unsupported shape or unsupported scales.
+    /// Errors of the format's `encode`: an unsupported shape, unsupported scales, or [`crate::Error::NotTernary`] for
+    /// weights of +2 that it does not [have](Self::has_doubled_weights).
     pub fn encode(self, matrix: &TernaryMatrix) -> Result<Vec<u8>> {
         let size = self.size(matrix.rows(), matrix.cols())?;
         Ok(shape::encoded(size, |out| self.encode_into(matrix, out))?.0)

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Source: PrismML's fork of llama.cpp, type 142: the blocks of 128 weights of [`super::q2_0`] under an id of their own.
-//! Code 3, twice the scale, is valid in the format but not ternary.
+//! Code 3 is a weight of twice the scale.
 
 use super::q2_0;
 use crate::Result;
@@ -28,12 +28,12 @@ pub fn size(rows: usize, cols: usize) -> Result<usize> {
     q2_0::size_of(FORMAT, rows, cols, BLOCK)
 }
 
-/// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor.
+/// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor, unless there is a code 3.
 /// The weights are in `pool`, if any.
 ///
 /// # Errors
-/// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::NotTernary`] for
-/// code 3, [`crate::Error::BadScale`] for a scale that is NaN or infinite.
+/// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::BadScale`] for a
+/// scale that is NaN or infinite.
 pub fn decode(
     bytes: &[u8],
     rows: usize,

@@ -86,6 +86,7 @@ fn unpack(block: &[u8; BLOCK_BYTES]) -> [u32; WORDS] {
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols)?;
+    shape::only_trits(FORMAT, matrix)?;
     shape::append_rows(out, rows, cols / BLOCK * BLOCK_BYTES, &[], |row, stored| {
         let (blocks, _) = stored.as_chunks_mut::<BLOCK_BYTES>();
         let (words, _) = matrix.row_words(row).as_chunks::<WORDS>();

@@ -84,6 +84,7 @@ fn close_up(codes: u32) -> u16 {
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols)?;
+    shape::only_trits(FORMAT, matrix)?;
     shape::append_rows(out, rows, cols / BLOCK * BLOCK_BYTES, &[], |row, stored| {
         let words = &matrix.row_words(row)[..cols / CODES_PER_WORD];
         no_zero(row, words)?;

@@ -6,13 +6,13 @@
 //!   byte i:   4i+3   4i+2   4i+1   4i
 //! ```
 //!
-//! Source: ggml, `block_q2_0`; the two block lengths share a type id and differ in the tensor's size. Code 3, twice
-//! the scale, is valid in the format but not ternary. [`super::pq2_0`] has the same blocks under its own id.
+//! Source: ggml, `block_q2_0`; the two block lengths share a type id and differ in the tensor's size. Code 3 is
+//! a weight of twice the scale. [`super::pq2_0`] has the same blocks under its own id.
 
 use super::{scales, shape};
 use crate::{Error, Result};
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{CODES_PER_WORD, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
 
 /// The format's name.
 pub const FORMAT: &str = "Q2_0";
@@ -44,12 +44,12 @@ pub(super) fn size_of(
     shape::blocked_size(format, rows, cols, block.max(1), block_bytes(format, block)?)
 }
 
-/// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor.
+/// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor, unless there is a code 3.
 /// The weights are in `pool`, if any.
 ///
 /// # Errors
-/// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::NotTernary`] for code 3,
-/// [`Error::BadScale`] for a scale that is NaN or infinite.
+/// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::BadScale`] for a scale that is
+/// NaN or infinite.
 pub fn decode(
     bytes: &[u8],
     rows: usize,
@@ -70,7 +70,8 @@ pub(super) fn decode_as(
 ) -> Result<TernaryMatrix> {
     let size = (rows, cols, size_of(format, rows, cols, block)?);
     let block_bytes = block_bytes(format, block)?;
-    scales::decode_rows(format, bytes, size, block, pool, |stored, words, scales| {
+    let builder = |rows, cols| Ok(TernaryBuilder::in_pool(rows, cols, pool)?.accept_doubled());
+    scales::build_rows(format, bytes, size, block, builder, |stored, words, scales| {
         let blocks = words.chunks_exact_mut(block / CODES_PER_WORD);
         for (packed, words) in stored.chunks_exact(block_bytes).zip(blocks) {
             for (word, four) in words.iter_mut().zip(packed[2..].as_chunks::<4>().0) {

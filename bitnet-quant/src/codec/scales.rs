@@ -43,8 +43,17 @@ impl BlockScales {
         Ok(())
     }
 
-    /// Returns the scales in the coarsest granularity (tensor, row, group) that preserves every value.
-    pub(super) fn finish(self) -> (ScaleGranularity, Vec<f32>) {
+    /// Completes a matrix with the scales in the coarsest granularity (tensor, row, group) that preserves every value;
+    /// with weights of +2, in groups.
+    pub(super) fn finish(self, builder: TernaryBuilder) -> Result<TernaryMatrix> {
+        let (granularity, scales) = match builder.doubled() {
+            0 => self.coarsest(),
+            _ => (ScaleGranularity::Group(self.block), self.values),
+        };
+        Ok(builder.finish(granularity, scales)?)
+    }
+
+    fn coarsest(self) -> (ScaleGranularity, Vec<f32>) {
         if let Some(scale) = one_scale(&self.values, &self.used) {
             return (ScaleGranularity::Tensor, vec![scale]);
         }
@@ -69,18 +78,30 @@ pub(super) fn decode_rows(
     (rows, cols, size): (usize, usize, usize),
     block: usize,
     pool: Option<&HybridMemoryPool>,
+    decode_row: impl FnMut(&[u8], &mut [u32], &mut BlockScales) -> Result<()>,
+) -> Result<TernaryMatrix> {
+    let builder = |rows, cols| Ok(TernaryBuilder::in_pool(rows, cols, pool)?);
+    build_rows(format, bytes, (rows, cols, size), block, builder, decode_row)
+}
+
+/// As [`decode_rows`], with what `builder` returns for a shape of `(rows, cols)`.
+pub(super) fn build_rows(
+    format: &'static str,
+    bytes: &[u8],
+    (rows, cols, size): (usize, usize, usize),
+    block: usize,
+    builder: impl FnOnce(usize, usize) -> Result<TernaryBuilder>,
     mut decode_row: impl FnMut(&[u8], &mut [u32], &mut BlockScales) -> Result<()>,
 ) -> Result<TernaryMatrix> {
     shape::exact_len(format, rows, cols, bytes.len(), size)?;
-    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
+    let mut builder = builder(rows, cols)?;
     let mut scales = BlockScales::new(format, cols, block);
     let mut words = vec![0u32; cols / CODES_PER_WORD];
     for stored in bytes.chunks_exact(size / rows) {
         decode_row(stored, &mut words, &mut scales)?;
         builder.push_words(&words).map_err(shape::not_ternary(format))?;
     }
-    let (granularity, scales) = scales.finish();
-    Ok(builder.finish(granularity, scales)?)
+    scales.finish(builder)
 }
 
 /// Returns the common scale of all non-zero blocks, or of the first block if all are zero; `None` if they differ.

@@ -1,6 +1,7 @@
 //! Checked sizes of stored matrices, and output buffers of codecs.
 
 use crate::{Error, Result};
+use bitnet_core::ternary::TernaryMatrix;
 
 /// Returns the bytes of a `[rows, cols]` matrix stored as `block_bytes` for every `block` weights along a row.
 pub(super) fn blocked_size(
@@ -64,12 +65,6 @@ pub(super) fn exact_len(
     if got == expected { Ok(()) } else { Err(Error::Length { format, rows, cols, got, expected }) }
 }
 
-/// Makes room for one more item.
-pub(super) fn reserve_one<T>(items: &mut Vec<T>) -> Result<()> {
-    let bytes = items.len().saturating_mul(2 * size_of::<T>());
-    Ok(items.try_reserve(1).map_err(|_| bitnet_core::Error::refused_by_system(bytes))?)
-}
-
 /// Returns an empty buffer with capacity for `bytes`.
 pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
     let mut out = Vec::new();
@@ -129,6 +124,17 @@ pub(super) fn encoded<T>(
     let mut out = buffer(size)?;
     let result = encode_into(&mut out)?;
     Ok((out, result))
+}
+
+/// Rejects a matrix with weights of +2, which the format cannot hold.
+pub(super) fn only_trits(format: &'static str, matrix: &TernaryMatrix) -> Result<()> {
+    match matrix.doubled() {
+        0 => Ok(()),
+        _ => {
+            let (row, col) = matrix.first_doubled().unwrap_or_default();
+            Err(Error::NotTernary { format, row, col })
+        }
+    }
 }
 
 /// Maps the error of code 3 to [`Error::NotTernary`]; other errors are unchanged.

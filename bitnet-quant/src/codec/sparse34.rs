@@ -108,6 +108,7 @@ pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let row_bytes = size(rows, cols)? / rows;
+    shape::only_trits(FORMAT, matrix)?;
     shape::append_rows(out, rows, row_bytes, &[], |row, packed| {
         let words = &matrix.row_words(row)[..cols / CODES_PER_WORD];
         let mut wrong = 0;

@@ -127,6 +127,7 @@ pub fn decode(
 pub fn encode(matrix: &TernaryMatrix, tiles: Tiles) -> Result<(Vec<u8>, f32)> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut out = shape::buffer(size(rows, cols, tiles)?)?;
+    shape::only_trits(FORMAT, matrix)?;
     let scale = scales::tensor_scale(FORMAT, matrix)?;
     let mut trits = vec![0i8; tiles.bm * cols];
     for slab in (0..rows).step_by(tiles.bm) {

@@ -195,6 +195,7 @@ pub fn decode(
 pub fn encode(matrix: &TernaryMatrix, tiles: Tiles) -> Result<(Vec<u8>, f32)> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let parts = Parts::new(rows, cols, tiles)?;
+    shape::only_trits(FORMAT, matrix)?;
     let scale = scales::tensor_scale(FORMAT, matrix)?;
     let mut out = shape::buffer(parts.size())?;
     out.resize(parts.size(), 0);

@@ -113,6 +113,7 @@ fn unpack(packed: &[u8], words: &mut [u32; BLOCK / CODES_PER_WORD]) {
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols)?;
+    shape::only_trits(FORMAT, matrix)?;
     shape::append_rows(out, rows, cols / BLOCK * BLOCK_BYTES, &[], |row, stored| {
         let (blocks, _) = stored.as_chunks_mut::<BLOCK_BYTES>();
         let (words, _) = matrix.row_words(row).as_chunks::<{ BLOCK / CODES_PER_WORD }>();

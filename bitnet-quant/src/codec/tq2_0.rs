@@ -76,6 +76,7 @@ fn unpack(packed: &[u8], words: &mut [u32]) {
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols)?;
+    shape::only_trits(FORMAT, matrix)?;
     shape::append_rows(out, rows, cols / BLOCK * BLOCK_BYTES, &[], |row, stored| {
         let (blocks, _) = stored.as_chunks_mut::<BLOCK_BYTES>();
         let words = matrix.row_words(row).chunks_exact(BLOCK / CODES_PER_WORD);

@@ -19,7 +19,7 @@ use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::reference::ReferenceBackend;
 use bitnet_core::simd::IsaLevel;
-use bitnet_core::ternary::{DoubledWeights, TernaryMatrix};
+use bitnet_core::ternary::TernaryMatrix;
 use bitnet_core::{Error, Result};
 use bitnet_cpu::{CpuBackend, CpuOptions};
 
@@ -352,15 +352,6 @@ impl Operations for DifferentialBackend {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         self.compare_all("attention", out, |_, member, out| member.attention(q, spans, shape, out))
-    }
-
-    fn add_doubled(
-        &self,
-        x: &BitNetTensor,
-        weights: &DoubledWeights,
-        out: &mut BitNetTensor,
-    ) -> Result<()> {
-        self.compare_all("add_doubled", out, |_, member, out| member.add_doubled(x, weights, out))
     }
 
     fn hadamard(

@@ -20,7 +20,7 @@ const fn most_tokens<I: Isa>() -> usize {
     if I::EIGHT_BY_FOUR { 47 } else { 7 }
 }
 
-/// Bits of `Σ |code·q| + Σ |q|` beyond those of the number of columns: 7 of an activation and 2 for `code + 1`.
+/// Bits of `Σ |code·q| + Σ |q|` beyond those of the number of columns: 7 of an activation and 2 for `code + 1`, at most 4.
 const DOT_BITS: i32 = 9;
 
 /// Returns whether `Σ dot · scale` over any of a row's lanes and groups is exact in f64: whether all are multiples of

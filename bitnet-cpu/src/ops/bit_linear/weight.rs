@@ -15,13 +15,14 @@ use bitnet_core::{Error, Result};
 /// The layout of the parts of a [`CpuWeight`]. Its number grows with every change.
 pub(crate) fn parts_layout(vbmi: Option<Vbmi>) -> String {
     let rows = if vbmi.is_some() { "large rows with five trits in a byte" } else { "rows" };
-    format!("cpu 2: {rows}, columns for sparse inputs")
+    format!("cpu 3: {rows}, columns for sparse inputs")
 }
 
 /// The rows of a ternary matrix, in the layout that the kernels read.
 #[derive(Debug)]
 pub(crate) enum CpuMatrix {
-    /// Two bits a trit: the canonical layout.
+    /// Two bits a trit: the canonical layout. Weights of +2, which are code 3, take the same kernels, because their scales
+    /// are those of groups of at most four blocks, and no sum in 16 bits goes beyond a group.
     Canonical {
         matrix: TernaryMatrix,
         /// Whether [`super::scaled`] takes it.

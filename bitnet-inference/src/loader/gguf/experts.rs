@@ -40,13 +40,10 @@ impl GgufCheckpoint {
         let region = whole.slice(index * bytes..(index + 1) * bytes)?;
         let weight = match storage {
             Storage::Ternary(ternary) => {
-                let decoded = ternary.decode_doubled(&region, rows, cols, Some(pool));
-                let decoded = decoded.map_err(of_codec)?;
+                let decoded = ternary.decode(&region, rows, cols, Some(pool));
+                let matrix = decoded.map_err(of_codec)?;
                 region.release();
-                match decoded {
-                    (matrix, None) => StoredWeight::Ternary(matrix),
-                    (matrix, Some(doubled)) => StoredWeight::Doubled(matrix, doubled),
-                }
+                StoredWeight::Ternary(matrix)
             }
             Storage::Dense(dense) => {
                 let latent = self.config.architecture.table().native_ternary;

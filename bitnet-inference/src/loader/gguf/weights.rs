@@ -1,10 +1,11 @@
 //! Tensors of a GGUF file by their own names and types.
 
 use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::gguf::{GgmlType, GgufFile, TensorInfo};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
-use bitnet_quant::codec::{Doubled, Storage, TernaryStorage};
+use bitnet_quant::codec::{Storage, TernaryStorage};
 
 use super::super::block_rows::BlockRows;
 use super::super::{RawNumbers, RawTensor};
@@ -82,7 +83,7 @@ impl GgufCheckpoint {
         rows: usize,
         cols: usize,
         pool: Option<&HybridMemoryPool>,
-    ) -> Result<Doubled> {
+    ) -> Result<TernaryMatrix> {
         let region = self.file.data(tensor)?;
         let Some(Storage::Ternary(storage)) = storage_of(tensor.ggml_type, self.layout) else {
             let what = format!("tensor {} of type {}", tensor.name, tensor.ggml_type.name());
@@ -90,7 +91,7 @@ impl GgufCheckpoint {
                            IQ2_BN_R4";
             return Err(InferenceError::unsupported(what, instead));
         };
-        let matrix = storage.decode_doubled(&region, rows, cols, pool);
+        let matrix = storage.decode(&region, rows, cols, pool);
         let matrix =
             matrix.map_err(|e| InferenceError::weights(self.file.name(), &tensor.name, e))?;
         region.release();

@@ -171,6 +171,7 @@ pub fn decode(
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     shape::blocked_size(FORMAT, rows, cols, 1, 1)?;
+    shape::only_trits(FORMAT, matrix)?;
     let mut encoder = Encoder::new();
     let mut model = Model::new(cols);
     let mut trits = vec![0i8; cols];

@@ -15,7 +15,7 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::kv::{KvCache, KvShape, KvSpan, StateSpan};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::ternary::{DoubledWeights, TernaryMatrix};
+use bitnet_core::ternary::TernaryMatrix;
 
 /// Calls, time and bytes read of an operation on operands of one shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -285,16 +285,6 @@ impl Operations for ProfilingBackend {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         self.record(|| "attention".into(), 0, |inner| inner.attention(q, spans, shape, out))
-    }
-
-    fn add_doubled(
-        &self,
-        x: &BitNetTensor,
-        weights: &DoubledWeights,
-        out: &mut BitNetTensor,
-    ) -> Result<()> {
-        let macs = weights.count() * x.shape()[0];
-        self.record(|| "weights of +2".into(), macs, |inner| inner.add_doubled(x, weights, out))
     }
 
     fn hadamard(
