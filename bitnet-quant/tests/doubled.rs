@@ -77,10 +77,10 @@ proptest! {
 
 /// Every weight 1 but one of +2.
 fn one_doubled() -> TernaryMatrix {
-    let mut codes = vec![2; 256 * 256];
-    codes[256 + 21] = 3;
-    let bytes = blocks(&codes, &[1.0; 2 * 256], 128);
-    TernaryStorage::PQ2_0.decode(&bytes, 256, 256, None).unwrap()
+    let mut codes = vec![2; 64 * 768];
+    codes[768 + 21] = 3;
+    let bytes = blocks(&codes, &[1.0; 6 * 64], 128);
+    TernaryStorage::PQ2_0.decode(&bytes, 64, 768, None).unwrap()
 }
 
 #[test]
@@ -117,5 +117,5 @@ fn formats_of_trits_alone_name_the_first_weight_of_2() {
 #[test]
 fn counts_tell_weights_of_1_and_of_2_apart() {
     let counts = one_doubled().counts();
-    assert_eq!((counts.minus, counts.zero, counts.plus, counts.doubled), (0, 0, 256 * 256 - 1, 1));
+    assert_eq!((counts.minus, counts.zero, counts.plus, counts.doubled), (0, 0, 64 * 768 - 1, 1));
 }
