@@ -229,17 +229,15 @@ fn weigh<I: Isa>(
     fn scales_of(scales: &[f32], index: usize) -> Option<&[f32; LANES]> {
         scales.as_chunks().0.get(index % (KV_PAGE / LANES))
     }
-    /// What of block `index` the query sees.
-    fn part(seen: &Range<usize>, index: usize) -> Range<usize> {
-        let place = |position: usize| position.saturating_sub(index * LANES).min(LANES);
-        place(seen.start)..place(seen.end)
-    }
-    /// Fills what of a block is not seen.
+    /// Fills what of block `index` the query does not see.
     #[inline(always)]
-    fn hide(block: &mut [f32; LANES], part: Range<usize>, with: f32) {
-        if part.len() < LANES {
-            block[..part.start].fill(with);
-            block[part.end..].fill(with);
+    fn hide(block: &mut [f32; LANES], index: usize, seen: &Range<usize>, with: f32) {
+        let first = index * LANES;
+        if seen.start > first {
+            block[..seen.start - first].fill(with);
+        }
+        if seen.end < first + LANES {
+            block[seen.end - first..].fill(with);
         }
     }
     let seen = seen(queries, start, row);
@@ -247,14 +245,12 @@ fn weigh<I: Isa>(
     let (blocks, _) = scores[..used].as_chunks_mut::<LANES>();
     let own = seen.start / LANES..seen.end.div_ceil(LANES);
     let own = if seen.is_empty() { 0..0 } else { own };
-    for (index, block) in blocks.iter_mut().enumerate() {
-        if !own.contains(&index) {
-            block.fill(0.0);
-        }
-    }
+    let (seen_blocks, after) = blocks.split_at_mut(own.end);
+    let (before, seen_blocks) = seen_blocks.split_at_mut(own.start);
+    before.as_flattened_mut().fill(0.0);
+    after.as_flattened_mut().fill(0.0);
     let mut top = isa.splat(f32::NEG_INFINITY);
-    for index in own.clone() {
-        let block = &mut blocks[index];
+    for (index, block) in own.clone().zip(&mut *seen_blocks) {
         match scales_of(pages[index * LANES / KV_PAGE].k_scales, index) {
             Some(k_scales) => {
                 for (x, k_scale) in block.iter_mut().zip(k_scales) {
@@ -263,13 +259,12 @@ fn weigh<I: Isa>(
             }
             None => block.iter_mut().for_each(|x| *x *= scale),
         }
-        hide(block, part(&seen, index), f32::NEG_INFINITY);
+        hide(block, index, &seen, f32::NEG_INFINITY);
         top = isa.max(isa.load(block), top);
     }
     let largest = largest_of(isa.store(top));
     let mut sums = [0.0; LANES];
-    for index in own {
-        let block = &mut blocks[index];
+    for (index, block) in own.zip(seen_blocks) {
         for (sum, x) in sums.iter_mut().zip(&mut *block) {
             *x = exp(*x - largest);
             *sum += *x;
@@ -278,7 +273,7 @@ fn weigh<I: Isa>(
             for (x, v_scale) in block.iter_mut().zip(v_scales) {
                 *x *= v_scale;
             }
-            hide(block, part(&seen, index), 0.0);
+            hide(block, index, &seen, 0.0);
         }
     }
     (largest, fold(&sums))

@@ -103,16 +103,19 @@ fn mix_group<S: Stored, I: Isa, const B: usize>(
     let len = v[0].len();
     let (some, every) = (group.some(from, len), group.every(from, len));
     // A weight of 0 hides a value from a query that doesn't see it only if the value is finite.
-    let outside =
-        [some.start..every.start.clamp(some.start, some.end), every.end.max(some.start)..some.end];
-    let mut partly_seen = v
-        .iter()
-        .flat_map(|v| outside.iter().flat_map(|part| v.get(part.clone()).into_iter().flatten()));
-    if partly_seen.any(|v| isa.store(S::load(isa, v)).iter().any(|x| !x.is_finite())) {
-        return isa.run(MixEach::<S, B> { v, from, group, weights, width, values });
+    let is_finite = |v: &_| isa.store(S::load(isa, v)).iter().all(|x| x.is_finite());
+    if some != every {
+        let first = some.start..every.start.clamp(some.start, some.end);
+        let last = every.end.clamp(first.end, some.end)..some.end;
+        if !v.iter().all(|v| v[first.clone()].iter().chain(&v[last.clone()]).all(is_finite)) {
+            return isa.run(MixEach::<S, B> { v, from, group, weights, width, values });
+        }
     }
     let weights = &weights[some.start..];
-    let v = v.map(|v| &v[some.clone()]);
+    let mut v = v;
+    for v in &mut v {
+        *v = &v[some.clone()];
+    }
     match group.size {
         8 if I::SHARED_QUERIES == 8 => mix::<S, I, 8, B>(isa, v, weights, width, values),
         6 => mix::<S, I, 6, B>(isa, v, weights, width, values),
@@ -141,7 +144,10 @@ impl<S: Stored, const B: usize> Op for MixEach<'_, S, B> {
         for member in 0..group.size {
             let seen = group.of(member, from, v[0].len());
             let weights = &weights[member * STRIDE + seen.start..];
-            let v = v.map(|v| &v[seen.clone()]);
+            let mut v = v;
+            for v in &mut v {
+                *v = &v[seen.clone()];
+            }
             let values = &mut values[member * width..];
             mix::<S, I, 1, B>(isa, v, weights, width, values);
         }
@@ -158,23 +164,23 @@ fn mix<S: Stored, I: Isa, const R: usize, const B: usize>(
     width: usize,
     values: &mut [f32],
 ) {
+    const { assert!(B == 1 || B == 2) };
+    // Arrays of constant size: sums in arrays of which a part is copied would not stay in registers.
     let mut sums = [[isa.splat(0.0); B]; R];
     for (row, sums) in sums.iter_mut().enumerate() {
-        for (sum, values) in sums.iter_mut().zip(values[row * width..].as_chunks().0) {
+        let Some(values) = values[row * width..].as_chunks().0.first_chunk::<B>() else { return };
+        for (sum, values) in sums.iter_mut().zip(values) {
             *sum = isa.load(values);
         }
     }
     let seen = v[0].len();
-    let mut lines = v;
-    for lines in &mut lines {
-        *lines = &lines[..seen];
-    }
     // A window holds the weight of a position for each query, at distances that are constants.
     let weights = &weights[..(R - 1) * STRIDE + seen];
-    for (position, weights) in weights.windows((R - 1) * STRIDE + 1).enumerate().take(seen) {
+    let windows = weights.windows((R - 1) * STRIDE + 1);
+    for ((weights, first), last) in windows.zip(v[0]).zip(&v[B - 1][..seen]) {
         let mut components = [isa.splat(0.0); B];
-        for (component, lines) in components.iter_mut().zip(&lines) {
-            *component = S::load(isa, &lines[position]);
+        for (component, line) in components.iter_mut().zip([first, last]) {
+            *component = S::load(isa, line);
         }
         for (row, sums) in sums.iter_mut().enumerate() {
             let weight = isa.splat(weights[row * STRIDE]);
@@ -184,7 +190,9 @@ fn mix<S: Stored, I: Isa, const R: usize, const B: usize>(
         }
     }
     for (row, sums) in sums.into_iter().enumerate() {
-        for (values, sum) in values[row * width..].as_chunks_mut().0.iter_mut().zip(sums) {
+        let values = values[row * width..].as_chunks_mut().0.first_chunk_mut::<B>();
+        let Some(values) = values else { return };
+        for (values, sum) in values.iter_mut().zip(sums) {
             *values = isa.store(sum);
         }
     }
