@@ -10,7 +10,10 @@
 use std::fmt;
 
 pub use crate::architecture::Role;
-use crate::architecture::{Architecture, ModelClass, TENSORS, TensorSpec, is_gguf_name};
+use crate::architecture::{Architecture, LayerKind, ModelClass, TENSORS, TensorSpec, is_gguf_name};
+
+/// The module of layers that draft tokens (multi-token prediction) in Hugging Face checkpoints.
+pub const DRAFT_MODULE: &str = "mtp.";
 
 /// The part of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +73,7 @@ impl TensorName {
         let is_named = |tensor: &&TensorSpec| {
             let current = tensor.hf.map(|hf| hf.strip_prefix("model.").unwrap_or(hf));
             !tensor.whole_name
+                && tensor.kind != Some(LayerKind::Draft)
                 && tensor.in_layer == layer.is_some()
                 && (current == Some(inner)
                     || ModelClass::all().flat_map(|class| class.renamed).any(|(role, name)| {
@@ -101,22 +105,62 @@ impl TensorName {
         Self { layer, role: TENSORS.iter().find(is_named)?.role, part }.checked()
     }
 
-    /// Returns the Hugging Face name in the spelling of a class; `None` if it has no such tensor.
+    /// Returns the Hugging Face name in the spelling of a class; `None` if it has no such tensor. Layers that draft tokens
+    /// have names of their own, which [`TensorName::to_hf_of`] knows.
     #[must_use]
     pub fn to_hf(self, class: &ModelClass) -> Option<String> {
         let tensor = self.tensor()?;
+        if tensor.kind == Some(LayerKind::Draft) {
+            return None;
+        }
         let module = class.tensor_name(tensor)?;
-        let part = match self.part {
+        let part = self.hf_part(tensor);
+        Some(match self.layer {
+            Some(layer) => format!("model.layers.{layer}.{module}{part}"),
+            None => format!("{module}{part}"),
+        })
+    }
+
+    /// Returns the Hugging Face name in a model of `layers` layers, after which come those that draft tokens.
+    ///
+    /// ```
+    /// use bitnet_formats::architecture::{ModelClass, Role};
+    /// use bitnet_formats::names::TensorName;
+    ///
+    /// let class = ModelClass::named("Qwen3_5ForCausalLM").unwrap();
+    /// let of_layer = |layer, role| TensorName::in_layer(layer, role).to_hf_of(class, 64).unwrap();
+    /// assert_eq!(of_layer(63, Role::Up), "model.layers.63.mlp.up_proj.weight");
+    /// assert_eq!(of_layer(64, Role::Up), "mtp.layers.0.mlp.up_proj.weight");
+    /// assert_eq!(of_layer(64, Role::DraftJoin), "mtp.fc.weight");
+    /// ```
+    #[must_use]
+    pub fn to_hf_of(self, class: &ModelClass, layers: usize) -> Option<String> {
+        let layers = u32::try_from(layers).unwrap_or(u32::MAX);
+        let Some(number) = self.layer.and_then(|layer| layer.checked_sub(layers)) else {
+            return self.to_hf(class);
+        };
+        let tensor = self.tensor()?;
+        let (module, part) = (class.tensor_name(tensor)?, self.hf_part(tensor));
+        match tensor.kind {
+            // There is one of these for all such layers.
+            Some(LayerKind::Draft) => {
+                (number == 0).then(|| format!("{DRAFT_MODULE}{module}{part}"))
+            }
+            Some(LayerKind::Recurrent) => None,
+            Some(LayerKind::Attention) | None => {
+                Some(format!("{DRAFT_MODULE}layers.{number}.{module}{part}"))
+            }
+        }
+    }
+
+    fn hf_part(self, tensor: &TensorSpec) -> &'static str {
+        match self.part {
             Part::Weight if tensor.whole_name => "",
             Part::Weight => ".weight",
             Part::Bias => ".bias",
             Part::Scale => ".weight_scale",
             Part::InputNorm => ".norm.weight",
-        };
-        Some(match self.layer {
-            Some(layer) => format!("model.layers.{layer}.{module}{part}"),
-            None => format!("{module}{part}"),
-        })
+        }
     }
 
     /// Returns the GGUF name; `None` for an invalid combination, such as an embedding with a layer.

@@ -223,7 +223,8 @@ pub struct TensorSpec {
     pub optional: bool,
     /// Its name in GGUF files, without layer and part.
     pub gguf: &'static str,
-    /// Its name in Hugging Face checkpoints; `None` where they have no such tensor.
+    /// Its name in Hugging Face checkpoints, for [`LayerKind::Draft`] in the module of these layers; `None` where they have
+    /// no such tensor.
     pub hf: Option<&'static str>,
 }
 
@@ -236,7 +237,7 @@ pub struct ArchitectureTable {
     pub name: &'static str,
     /// Values of `general.architecture` in GGUF files, the usual one first.
     pub gguf: &'static [GgufArchitecture],
-    /// Model classes of Hugging Face checkpoints, the usual one first.
+    /// Model classes of Hugging Face checkpoints, first the one that folders of text models have.
     pub classes: &'static [ModelClass],
     /// The tensors of a layer that not every family has.
     pub extra: &'static [Role],

@@ -140,14 +140,14 @@ const QWEN35: ArchitectureTable = ArchitectureTable {
     name: "qwen35",
     gguf: &[GgufArchitecture { name: "qwen35", activation: None }],
     classes: &[
-        // The text part of models that also see.
-        ModelClass { name: "Qwen3_5ForConditionalGeneration", ..QWEN35_CLASS },
         ModelClass {
             name: "Qwen3_5ForCausalLM",
             config: "Qwen3_5TextConfig",
             model_type: "qwen3_5_text",
             ..QWEN35_CLASS
         },
+        // The text part of models that also see.
+        ModelClass { name: "Qwen3_5ForConditionalGeneration", ..QWEN35_CLASS },
     ],
     extra: &[
         Role::QueryNorm,

@@ -37,8 +37,8 @@ const fn recurrent(
 }
 
 /// A tensor of each layer that drafts tokens.
-const fn draft(role: Role, shape: [Dim; 2], gguf: &'static str) -> TensorSpec {
-    TensorSpec { kind: Some(LayerKind::Draft), hf: None, ..layer(role, shape, gguf, "") }
+const fn draft(role: Role, shape: [Dim; 2], gguf: &'static str, hf: &'static str) -> TensorSpec {
+    TensorSpec { kind: Some(LayerKind::Draft), ..layer(role, shape, gguf, hf) }
 }
 
 /// A tensor that is there once.
@@ -52,9 +52,9 @@ pub(crate) const TENSORS: &[TensorSpec] = {
     use Role::*;
     &[
         once(TokenEmbedding, [Vocabulary, Hidden], "token_embd", "model.embed_tokens"),
-        draft(DraftEmbeddingNorm, [One, Hidden], "nextn.enorm"),
-        draft(DraftStateNorm, [One, Hidden], "nextn.hnorm"),
-        draft(DraftJoin, [Hidden, TwiceHidden], "nextn.eh_proj"),
+        draft(DraftEmbeddingNorm, [One, Hidden], "nextn.enorm", "pre_fc_norm_embedding"),
+        draft(DraftStateNorm, [One, Hidden], "nextn.hnorm", "pre_fc_norm_hidden"),
+        draft(DraftJoin, [Hidden, TwiceHidden], "nextn.eh_proj", "fc"),
         layer(AttentionNorm, [One, Hidden], "attn_norm", "input_layernorm"),
         attention(Query, [QueryRows, Hidden], "attn_q", "self_attn.q_proj"),
         attention(Key, [Keys, Hidden], "attn_k", "self_attn.k_proj"),
@@ -89,7 +89,7 @@ pub(crate) const TENSORS: &[TensorSpec] = {
         layer(ExpertDown, [HiddenOfAll, Intermediate], "ffn_down_exps", "mlp.experts.down_proj"),
         TensorSpec {
             optional: true,
-            ..draft(DraftOutputNorm, [One, Hidden], "nextn.shared_head_norm")
+            ..draft(DraftOutputNorm, [One, Hidden], "nextn.shared_head_norm", "norm")
         },
         once(OutputNorm, [One, Hidden], "output_norm", "model.norm"),
         TensorSpec { optional: true, ..once(Output, [Vocabulary, Hidden], "output", "lm_head") },

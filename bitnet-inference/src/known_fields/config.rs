@@ -71,7 +71,7 @@ const QWEN35: &[Fields] = &[
     refused(&["attn_output_gate"], TRUE, "attention has a gate on its output"),
     refused(&["output_gate_type"], &[Inert::Text("swish")], "the gate of recurrent layers is SiLU"),
     unused(&["mamba_ssm_dtype"], "states are computed in float32"),
-    unused(&["mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"], DRAFTS),
+    read_by(&["mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"], DRAFTS),
     unused(&["vision_config", "image_token_id", "video_token_id"], IMAGES),
     unused(&["vision_start_token_id", "vision_end_token_id", "language_model_only"], IMAGES),
 ];
@@ -103,7 +103,7 @@ const MAPLE: &[Fields] = &[
     unused(&["quantize", "preaffine"], "the model's code does not read them"),
 ];
 
-const DRAFTS: &str = "layers that draft tokens are read from GGUF files only";
+const DRAFTS: &str = "`--draft mtp` and `convert`, where the file has such layers";
 const IMAGES: &str = "the model reads text only";
 
 /// Fields of `rope_parameters` in these classes.

@@ -70,6 +70,7 @@ pub(crate) fn rope_scaling(
         "yarn" => RopeScaling::Yarn(yarn(metadata, arch, factor)?),
         "longrope" => RopeScaling::LongRope(LongRopeScaling {
             short_factors: short_factors(file, &key, head_dim)?,
+            long_factors: factors_in(file, LONG_ROPE_TENSORS[1], head_dim)?,
             attention_factor: metadata
                 .opt_f32(&format!("{arch}.rope.scaling.attn_factor"))?
                 .unwrap_or(1.0),

@@ -89,13 +89,13 @@ fn long_rope(
             array.and_then(|array| array.iter().map(|x| Some(x.as_f64()? as f32)).collect());
         numbers.ok_or_else(|| p.bad(field, "missing, or not a list of numbers".into()))
     };
-    numbers("long_factor")?;
     let usual = match p.opt_f32("factor")? {
         Some(factor) => LongRopeScaling::magnitude(factor * original, original),
         None => LongRopeScaling::magnitude(context as f32, original),
     };
     let scaling = LongRopeScaling {
         short_factors: numbers("short_factor")?,
+        long_factors: Some(numbers("long_factor")?),
         attention_factor: p.opt_f32("attention_factor")?.unwrap_or(usual),
     };
     Ok((RopeScaling::LongRope(scaling), original as usize))

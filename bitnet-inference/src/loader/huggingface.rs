@@ -9,12 +9,14 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::architecture::ModelClass;
-use bitnet_formats::names::{Part, Role, TensorName};
+use bitnet_formats::names::{Part, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
 use bitnet_quant::codec::mlx;
 use serde_json::Value;
 
 use super::hf_config::{HfConfig, module_of};
+use super::hf_drafts::read_drafts;
+use super::hf_numbers::from_hf_form;
 use super::json_object::read_json;
 use super::quantization::Quantization;
 use super::ternary_rows::TernaryRows;
@@ -44,10 +46,11 @@ impl HfCheckpoint {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let config_path = folder.join("config.json");
         let json = read_json(&config_path)?;
-        let config = HfConfig::parse(&json, &config_path.display().to_string())?;
+        let mut config = HfConfig::parse(&json, &config_path.display().to_string())?;
         let named_weights = path.extension().is_some_and(|e| e == "safetensors")
             || path.to_str().is_some_and(|p| p.ends_with(".safetensors.index.json"));
         let tensors = SafeTensors::open(if named_weights { path } else { folder })?;
+        read_drafts(&mut config, &tensors, &json, options)?;
         let precision = options.activations;
         let (folder, tied) = (folder.to_owned(), config.tied);
         let mut checkpoint =
@@ -108,8 +111,9 @@ impl HfCheckpoint {
         };
         let own = ModelClass::named(&self.config.class);
         let mut names: Vec<String> = Vec::new();
-        for name in own.into_iter().chain(ModelClass::all()).filter_map(|class| parsed.to_hf(class))
-        {
+        let layers = self.config.model.layers;
+        let of_class = |class: &ModelClass| parsed.to_hf_of(class, layers);
+        for name in own.into_iter().chain(ModelClass::all()).filter_map(of_class) {
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -128,22 +132,6 @@ impl HfCheckpoint {
             }
         }
         names
-    }
-
-    /// Turns a vector's stored numbers into those that the layers compute with.
-    fn settle_numbers(&self, name: &str, numbers: &mut [f32]) {
-        let offset = self.config.model.architecture.table().hf_norm_offset;
-        match TensorName::from_stem(name).map(|name| name.role) {
-            Some(Role::DeltaRate) => numbers.iter_mut().for_each(|x| *x = -x.exp()),
-            Some(
-                Role::AttentionNorm
-                | Role::FeedForwardNorm
-                | Role::OutputNorm
-                | Role::QueryNorm
-                | Role::KeyNorm,
-            ) if offset != 0.0 => numbers.iter_mut().for_each(|x| *x += offset),
-            _ => {}
-        }
     }
 
     pub(super) fn shape_error(&self, tensor: &TensorView, expected: &[usize]) -> InferenceError {
@@ -273,7 +261,9 @@ impl Checkpoint for HfCheckpoint {
         match self.find(name) {
             Some(tensor) => {
                 let mut numbers = self.numbers(&tensor, len)?;
-                self.settle_numbers(name, &mut numbers);
+                if let Some(name) = TensorName::from_stem(name) {
+                    from_hf_form(self.config.model.architecture.table(), name, &mut numbers);
+                }
                 Ok(Some(numbers))
             }
             None if is_input_norm && self.announces_input_norms() => Err(self.missing(name)),

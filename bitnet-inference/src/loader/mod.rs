@@ -13,8 +13,10 @@ mod gguf_rope;
 mod gguf_rotation;
 mod hf_attention;
 mod hf_config;
+mod hf_drafts;
 mod hf_facts;
 mod hf_mixture;
+mod hf_numbers;
 mod hf_recurrent;
 mod hf_rope;
 mod hf_weights;
@@ -58,6 +60,7 @@ pub use gguf::{
 #[cfg(test)]
 pub(crate) use hf_config::HfConfig;
 pub use hf_config::check_config;
+pub use hf_numbers::{from_hf_form, has_own_form, to_hf_form};
 pub(crate) use huggingface::HfCheckpoint;
 pub use inspect::{Inspection, TensorSummary};
 pub use memory_need::MemoryNeed;

@@ -320,6 +320,12 @@ impl RecurrentConfig {
         (1..=layers).map(kind).collect()
     }
 
+    /// Returns the interval of layers with attention, if one in so many has it and all others are recurrent.
+    pub fn interval(&self) -> Option<usize> {
+        let first = self.kinds.iter().position(|kind| *kind == LayerKind::Attention)? + 1;
+        (*Self::kinds_by_interval(self.kinds.len(), first) == *self.kinds).then_some(first)
+    }
+
     /// Checks sizes and kinds; an error names the field and its problem.
     fn validate(&self, layers: usize) -> std::result::Result<(), (&'static str, String)> {
         let sizes = self.shape;

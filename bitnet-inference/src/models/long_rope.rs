@@ -10,6 +10,8 @@ use std::sync::Arc;
 pub struct LongRopeScaling {
     /// What each frequency is divided by up to the original context, `[head_dim / 2]`.
     pub short_factors: Arc<[f32]>,
+    /// What each is divided by beyond it, where the files say that; longer sequences are not run.
+    pub long_factors: Option<Arc<[f32]>>,
     /// What cosines and sines are multiplied by.
     pub attention_factor: f32,
 }
@@ -32,11 +34,14 @@ impl LongRopeScaling {
 
     /// Returns what is impossible, for `dim` components.
     pub(super) fn fault(&self, dim: usize) -> Option<String> {
-        if self.short_factors.len() != dim / 2 {
-            let count = self.short_factors.len();
-            return Some(format!("{count} short factors for {dim} components"));
+        let long = self.long_factors.as_deref();
+        for (kind, factors) in [("short", Some(&*self.short_factors)), ("long", long)] {
+            if let Some(count) = factors.map(<[f32]>::len).filter(|&count| count != dim / 2) {
+                return Some(format!("{count} {kind} factors for {dim} components"));
+            }
         }
-        let numbers = self.short_factors.iter().chain([&self.attention_factor]);
+        let factors = self.short_factors.iter().chain(long.into_iter().flatten());
+        let numbers = factors.chain([&self.attention_factor]);
         let wrong = numbers.copied().find(|number| !(number.is_finite() && *number > 0.0));
         wrong.map(|number| format!("{number} is not a positive number"))
     }
