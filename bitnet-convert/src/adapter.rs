@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bitnet_core::backend::RopeOrder;
 use bitnet_core::dense::DenseRows;
 use bitnet_formats::SafeTensors;
 use bitnet_formats::names::{Part, TensorName};
@@ -14,8 +13,9 @@ use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
 
 use crate::adapter_config::AdapterConfig;
 use crate::digest::Digest;
+use crate::order::{Order, Orders};
 use crate::side_files::read_json;
-use crate::tensors::{HeadRows, ModelTensor};
+use crate::tensors::ModelTensor;
 use crate::{Error, Result};
 
 /// PEFT's prefix of the base model's names.
@@ -109,10 +109,9 @@ impl Adapter {
         rows: Arc<dyn DenseRows>,
     ) -> Arc<dyn DenseRows> {
         let Some(pair) = self.pairs.get(&tensor.stem()) else { return rows };
-        // Adapters use the row order of Hugging Face.
-        let from_folder = ModelConfig { rope_order: RopeOrder::Halves, ..config.clone() };
-        let moved = HeadRows::of(tensor, &from_folder, config.rope_order);
-        Arc::new(Merged { rows, pair: Arc::clone(pair), factor: self.factor, moved })
+        // Adapters have the order of Hugging Face.
+        let order = Order::of(tensor, config, Orders::FOLDER, Orders::of_model(config));
+        Arc::new(Merged { rows, pair: Arc::clone(pair), factor: self.factor, order })
     }
 }
 
@@ -172,8 +171,8 @@ struct Merged {
     rows: Arc<dyn DenseRows>,
     pair: Arc<Pair>,
     factor: f32,
-    /// The adapter's row for each row of the file.
-    moved: Option<HeadRows>,
+    /// Where the components of the file are in the adapter.
+    order: Option<Order>,
 }
 
 impl DenseRows for Merged {
@@ -196,10 +195,13 @@ impl DenseRows for Merged {
     fn decode_row(&self, row: usize, out: &mut [f32]) -> bitnet_core::Result<()> {
         self.rows.decode_row(row, out)?;
         let Pair { rank, down, up } = &*self.pair;
-        let own = self.moved.map_or(row, |moved| moved.source(row));
+        let own = self.order.map_or(row, |order| order.source_row(row));
         let mut added = vec![0f32; out.len()];
         for (&factor, down) in up[own * rank..][..*rank].iter().zip(down.chunks_exact(out.len())) {
             added.iter_mut().zip(down).for_each(|(sum, &number)| *sum += factor * number);
+        }
+        if let Some(order) = self.order {
+            order.move_cols(&mut added, &mut vec![0.0; out.len()]);
         }
         out.iter_mut().zip(&added).for_each(|(number, &sum)| *number += self.factor * sum);
         Ok(())

@@ -3,9 +3,10 @@
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::ScaleGranularity;
+use bitnet_formats::names::Role;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{
-    Container, StoredBytes, StoredWeight, ggml_type_of, gguf_input_precision,
+    Container, StoredBytes, StoredType, StoredWeight, ggml_type_of, gguf_input_precision,
 };
 use bitnet_quant::codec::TernaryStorage;
 use bitnet_quant::codec::dense::DenseType;
@@ -124,6 +125,13 @@ impl<'a> Chooser<'a> {
         let storage = match requested {
             Some(storage) => self.allowed(tensor, stored, storage)?,
             None if tensor.kind == Kind::Linear => self.natural(tensor, stored)?,
+            // The only type that llama.cpp convolves with; a file of another type keeps it.
+            None if tensor.name.role == Role::DeltaConv && self.target == Target::Gguf => {
+                match stored.storage {
+                    StoredType::Ggml(_) => self.as_stored(stored),
+                    StoredType::Safetensors(_) => Storage::Dense(DenseType::F32),
+                }
+            }
             None => self.as_stored(stored),
         };
         Ok(if self.rule_against(tensor, storage).is_some() { FALLBACK } else { storage })
@@ -208,6 +216,12 @@ impl<'a> Chooser<'a> {
         if self.target == Target::Dense {
             let problem = "a dense folder holds no trits; use --to hf or a .gguf file";
             return Err(Error::refused(what(), problem));
+        }
+        // Trits of layers that draft tokens are found when they are encoded; other numbers are refused there.
+        let drafts = tensor.kind == Kind::Plain
+            && tensor.name.layer.is_some_and(|n| n as usize >= self.files.config().layers);
+        if drafts && self.target == Target::Gguf {
+            return Ok(storage);
         }
         if tensor.kind == Kind::Linear || self.target == Target::Mlx {
             if self.target == Target::Mlx
@@ -342,8 +356,7 @@ impl<'a> Chooser<'a> {
         };
         let name = self.files.stored_bytes(&tensor.stem())?.map(|stored| stored.tensor);
         let scale = name.and_then(|name| tensors.find(&format!("{name}_scale")));
-        let stored =
-            scale.map(|scale| bitnet_inference::loader::StoredType::Safetensors(scale.dtype));
+        let stored = scale.map(|scale| StoredType::Safetensors(scale.dtype));
         let dense = match stored.and_then(same_storage) {
             Some(Storage::Dense(dense)) => dense,
             _ => DenseType::F32,

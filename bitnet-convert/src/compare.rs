@@ -87,7 +87,10 @@ pub(crate) fn same_model(
 /// Returns the first difference in constants.
 fn constants(source: &ModelFiles, written: &ModelFiles, plan: &Plan) -> Option<String> {
     let mut meant = source.config().clone();
-    meant.rope_order = plan.rope_order;
+    meant.rope_order = plan.orders.rope;
+    if let Some(recurrent) = &mut meant.recurrent {
+        recurrent.order = plan.orders.heads;
+    }
     if plan.target == Target::Gguf
         && let Some(factors) = meant.frequency_factors()
     {
@@ -113,7 +116,7 @@ fn constants(source: &ModelFiles, written: &ModelFiles, plan: &Plan) -> Option<S
 }
 
 /// Returns the values of a configuration with their names.
-fn facts(config: &ModelConfig) -> [(&'static str, String); 17] {
+fn facts(config: &ModelConfig) -> [(&'static str, String); 22] {
     let c = config;
     let scaling = match &c.rope_scaling {
         RopeScaling::None => "none".to_owned(),
@@ -136,6 +139,11 @@ fn facts(config: &ModelConfig) -> [(&'static str, String); 17] {
         ("feed-forward size", c.intermediate.to_string()),
         ("windows of attention", format!("{:?}", c.local)),
         ("mixtures of experts", format!("{:?}", c.mixture)),
+        ("recurrent layers", format!("{:?}", c.recurrent)),
+        ("number of layers that draft tokens", c.draft_layers.to_string()),
+        ("number of such layers that are read", c.drafts_read.to_string()),
+        ("factors on embeddings, residuals and logits", format!("{:?}", c.scales)),
+        ("number of rotated components", c.rope_dim.to_string()),
         ("context length", c.context.to_string()),
         (
             "longest sequence",

@@ -13,8 +13,9 @@ use bitnet_quant::weights::dequantize_row;
 
 use crate::digest::Digest;
 use crate::encode::engine_trits;
+use crate::order::{Order, Orders};
 use crate::report::stored_name;
-use crate::tensors::{self, HeadRows, Kind, ModelTensor};
+use crate::tensors::{self, Kind, ModelTensor};
 use crate::{Error, Result};
 
 /// The difference of a tensor between two models.
@@ -105,29 +106,38 @@ fn numbers_differ(
     tensor: &ModelTensor,
     pool: &HybridMemoryPool,
 ) -> Result<Difference> {
+    let to = Orders::of_model(first.config());
+    let order = Order::of(tensor, second.config(), Orders::of_model(second.config()), to);
+    let mut free = vec![0.0; tensor.cols];
     if tensor.kind == Kind::Vector {
         let stem = tensor.stem();
         let read = |files: &ModelFiles| {
             files.vector(&stem, tensor.cols)?.ok_or_else(|| files.missing(&stem))
         };
         let mut meter = LossMeter::new();
-        push(&mut meter, &stem, &read(first)?, &read(second)?)?;
+        let mut theirs = read(second)?;
+        if let Some(order) = order {
+            order.move_cols(&mut theirs, &mut free);
+        }
+        push(&mut meter, &stem, &read(first)?, &theirs)?;
         return Ok(outcome(&meter, None));
     }
-    let moved = HeadRows::of(tensor, second.config(), first.config().rope_order);
     let (a, b) = (numbers(first, tensor, pool)?, numbers(second, tensor, pool)?);
     let mut differing = None;
     if let (Numbers::Ternary(a), Numbers::Ternary(b)) = (&a, &b) {
-        if moved.is_none() && Digest::of_weights(a) == Digest::of_weights(b) {
+        if order.is_none() && Digest::of_weights(a) == Digest::of_weights(b) {
             return Ok(Difference::Equal);
         }
-        differing = Some(differing_trits(a, b, moved));
+        differing = Some(differing_trits(a, b, order));
     }
     let mut meter = LossMeter::new();
     let (mut ours, mut theirs) = (vec![0.0; tensor.cols], vec![0.0; tensor.cols]);
     for row in 0..tensor.rows {
         read_row(&a, row, &mut ours)?;
-        read_row(&b, moved.map_or(row, |moved| moved.source(row)), &mut theirs)?;
+        read_row(&b, order.map_or(row, |order| order.source_row(row)), &mut theirs)?;
+        if let Some(order) = order {
+            order.move_cols(&mut theirs, &mut free);
+        }
         push(&mut meter, &tensor.stem(), &ours, &theirs)?;
     }
     for numbers in [&a, &b] {
@@ -174,11 +184,17 @@ fn read_row(numbers: &Numbers, row: usize, out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// Counts different trits, with the rows of the second matrix in the first one's order.
-fn differing_trits(a: &TernaryMatrix, b: &TernaryMatrix, moved: Option<HeadRows>) -> u64 {
-    let differing = |row: usize| {
-        let other = b.row_words(moved.map_or(row, |moved| moved.source(row)));
-        let words = a.row_words(row).iter().zip(other);
+/// Counts different trits, with the second matrix in the first one's order.
+fn differing_trits(a: &TernaryMatrix, b: &TernaryMatrix, order: Option<Order>) -> u64 {
+    let row_of = |row: usize| order.map_or(row, |order| order.source_row(row));
+    let (mut ours, mut theirs) = (vec![0; a.cols()], vec![0; b.cols()]);
+    let mut by_cols = |order: Order, row: usize| {
+        a.unpack_row(row, &mut ours);
+        b.unpack_row(row_of(row), &mut theirs);
+        ours.iter().enumerate().filter(|(col, own)| **own != theirs[order.source_col(*col)]).count()
+    };
+    let by_words = |row: usize| {
+        let words = a.row_words(row).iter().zip(b.row_words(row_of(row)));
         words
             .map(|(a, b)| {
                 let bits = a ^ b;
@@ -186,5 +202,8 @@ fn differing_trits(a: &TernaryMatrix, b: &TernaryMatrix, moved: Option<HeadRows>
             })
             .sum::<u64>()
     };
-    (0..a.rows()).map(differing).sum()
+    match order.filter(|order| order.moves_cols()) {
+        Some(order) => (0..a.rows()).map(|row| by_cols(order, row) as u64).sum(),
+        None => (0..a.rows()).map(by_words).sum(),
+    }
 }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
-use bitnet_formats::names::Role;
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{StoredLinear, StoredWeight, TernaryRows};
 use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
@@ -19,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::Adapter;
 use crate::digest::Digest;
 use crate::options::ConvertOptions;
+use crate::order::{Order, Orders};
 use crate::plan::{Plan, Recipe, Work};
-use crate::tensors::{HeadRows, Kind, ModelTensor};
+use crate::tensors::{Kind, ModelTensor};
 use crate::{Error, Result, Storage};
 
 /// Bytes at an offset of a stored tensor.
@@ -96,22 +96,10 @@ impl Encoder<'_> {
         }
     }
 
-    fn vector(&self, tensor: &ModelTensor, part: usize, dense: DenseType) -> Result<Encoded> {
-        let stem = tensor.stem();
-        let found = match tensor.name.role {
-            Role::RopeFrequencies => {
-                self.files.config().frequency_factors().map(|factors| factors.to_vec())
-            }
-            _ => self.files.vector(&stem, tensor.cols)?,
-        };
-        let numbers = found.ok_or_else(|| self.files.missing(&stem))?;
-        let mut lost = LossMeter::new();
-        let bytes = self.encoded_rows(part, dense, 0..1, tensor.cols, &mut lost, |_, out| {
-            out.copy_from_slice(&numbers);
-            Ok(())
-        })?;
-        let pieces = vec![Piece { part, at: 0, bytes }];
-        Ok(Encoded { pieces, proof: Proof { weights: None, lost } })
+    /// Returns where the components of a tensor of the result are in the source.
+    pub(crate) fn order(&self, tensor: &ModelTensor) -> Option<Order> {
+        let config = self.files.config();
+        Order::of(tensor, config, Orders::of_model(config), self.plan.orders)
     }
 
     fn copy(
@@ -139,11 +127,14 @@ impl Encoder<'_> {
         rows: std::ops::Range<usize>,
     ) -> Result<Encoded> {
         let (source, factor) = self.source_rows(tensor)?;
-        let moved = HeadRows::of(tensor, self.files.config(), self.plan.rope_order);
+        let order = self.order(tensor);
         let mut lost = LossMeter::new();
-        let first = rows.start;
+        let (first, mut free) = (rows.start, vec![0.0; tensor.cols]);
         let bytes = self.encoded_rows(part, dense, rows, tensor.cols, &mut lost, |row, out| {
-            source.decode_row(moved.map_or(row, |moved| moved.source(row)), out)?;
+            source.decode_row(order.map_or(row, |order| order.source_row(row)), out)?;
+            if let Some(order) = order {
+                order.move_cols(out, &mut free);
+            }
             if factor != 1.0 {
                 out.iter_mut().for_each(|number| *number *= factor);
             }
@@ -156,7 +147,7 @@ impl Encoder<'_> {
     }
 
     /// Encodes the rows of `read` and measures the error of the stored values.
-    fn encoded_rows(
+    pub(crate) fn encoded_rows(
         &self,
         part: usize,
         dense: DenseType,
@@ -262,8 +253,8 @@ impl Encoder<'_> {
                            an MLX folder, or ordinary numbers (--type f16 --embedding-type f16 --head-type f16)";
             return Err(Error::refused(format!("tensor {name}"), problem));
         }
-        match HeadRows::of(tensor, self.files.config(), self.plan.rope_order) {
-            Some(moved) => Ok((in_order(&matrix, moved)?, lost)),
+        match self.order(tensor) {
+            Some(order) => Ok((order.apply(&tensor.stem(), &matrix)?, lost)),
             None => Ok((matrix, lost)),
         }
     }
@@ -439,30 +430,6 @@ fn apart(matrix: TernaryMatrix, part: usize) -> Result<(TernaryMatrix, Vec<Piece
 fn together(plain: TernaryMatrix, scale: &[u8]) -> Result<TernaryMatrix> {
     let bytes = scale.try_into().unwrap_or_default();
     Ok(plain.scaled(f32::from_le_bytes(bytes))?)
-}
-
-/// Returns the matrix with reordered rows.
-pub(crate) fn in_order(
-    matrix: &TernaryMatrix,
-    moved: HeadRows,
-) -> bitnet_core::Result<TernaryMatrix> {
-    let (rows, cols) = (matrix.rows(), matrix.cols());
-    let mut builder = TernaryBuilder::new(rows, cols)?.accept_doubled();
-    let per_row = match matrix.granularity() {
-        ScaleGranularity::Tensor => 0,
-        ScaleGranularity::Row => 1,
-        ScaleGranularity::Group(n) => cols / n,
-    };
-    let mut scales = Vec::with_capacity(matrix.scales().len());
-    for row in 0..rows {
-        let source = moved.source(row);
-        builder.push_words(&matrix.row_words(source)[..cols.div_ceil(16)])?;
-        scales.extend_from_slice(&matrix.scales()[source * per_row..(source + 1) * per_row]);
-    }
-    if per_row == 0 {
-        scales.extend_from_slice(matrix.scales());
-    }
-    builder.finish(matrix.granularity(), scales)
 }
 
 #[cfg(test)]

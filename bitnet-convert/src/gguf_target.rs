@@ -5,14 +5,13 @@ use std::path::Path;
 
 use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
-use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, ModelText};
-use bitnet_inference::models::{
-    ContextLimit, LimitReason, RopeScaling, YarnScaling, activation_name,
-};
+use bitnet_inference::loader::{Container, ModelText};
+use bitnet_inference::models::LimitReason;
 use bitnet_inference::tokenizer::GgufVocabulary;
 use bitnet_inference::{LoadOptions, ModelFiles};
 use serde_json::Value as Json;
 
+use crate::gguf_keys::model_keys;
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{PartType, Plan, PlannedFile, Planner};
 use crate::side_files::read_side_file;
@@ -30,7 +29,6 @@ pub(crate) fn plan(
     name: &str,
 ) -> Result<(Plan, Vec<PlannedFile>)> {
     let architecture = architecture(files, options)?;
-    let order = files.config().architecture.table().gguf_rope_order;
     let names = |tensor: &ModelTensor| {
         tensor
             .name
@@ -39,7 +37,7 @@ pub(crate) fn plan(
     };
     // Readers of this architecture multiply by a separate f32 scale, which is exact where f16 is not.
     let separate_scales = architecture == "bitnet";
-    let mut plan = Planner::plan(files, options, Target::Gguf, &names, order, separate_scales)?;
+    let mut plan = Planner::plan(files, options, Target::Gguf, &names, separate_scales)?;
     plan.remarks.extend(limit_remark(files));
     plan.remarks.extend(window_remark(files));
     let mut writer = GgufWriter::new();
@@ -188,96 +186,6 @@ fn copy_keys(writer: &mut GgufWriter, file: &GgufFile, architecture: &str) -> Re
 
 fn is_under(key: &str, architecture: &str) -> bool {
     key.strip_prefix(architecture).is_some_and(|rest| rest.starts_with('.'))
-}
-
-fn model_keys(
-    writer: &mut GgufWriter,
-    files: &ModelFiles,
-    architecture: &str,
-    folder: &Path,
-) -> Result<()> {
-    let (c, input_norm_eps) = (files.config(), files.input_norm_eps());
-    writer.put("general.architecture", Value::String(architecture))?;
-    if let Some(name) = folder.canonicalize().ok().as_deref().and_then(Path::file_name) {
-        writer.put("general.name", Value::String(&name.to_string_lossy()))?;
-    }
-    let key = |name: &str| format!("{architecture}.{name}");
-    for (name, value) in [
-        ("vocab_size", c.vocab_size),
-        ("context_length", c.context),
-        ("embedding_length", c.hidden),
-        ("block_count", c.layers),
-        ("feed_forward_length", c.intermediate),
-        ("rope.dimension_count", c.head_dim),
-        ("attention.head_count", c.heads),
-        ("attention.head_count_kv", c.kv_heads),
-        ("attention.key_length", c.head_dim),
-        ("attention.value_length", c.head_dim),
-    ] {
-        let value = u32::try_from(value)
-            .map_err(|_| Error::refused(key(name), format!("{value} does not fit 32 bits")))?;
-        writer.put(&key(name), Value::U32(value))?;
-    }
-    writer.put(&key("attention.layer_norm_rms_epsilon"), Value::F32(c.norm_eps))?;
-    writer.put(&key("rope.freq_base"), Value::F32(c.rope_theta))?;
-    if input_norm_eps != c.norm_eps {
-        writer.put(&key(INPUT_NORM_EPSILON), Value::F32(input_norm_eps))?;
-    }
-    if let RopeScaling::Linear(factor) = c.rope_scaling {
-        writer.put(&key("rope.scaling.type"), Value::String("linear"))?;
-        writer.put(&key("rope.scaling.factor"), Value::F32(factor))?;
-    }
-    if let RopeScaling::Yarn(yarn) = c.rope_scaling {
-        yarn_keys(writer, &key, &yarn)?;
-    }
-    let limit = match c.context_limit {
-        Some(ContextLimit { positions, reason: LimitReason::SlidingWindow }) => Some(positions),
-        _ => None,
-    };
-    let window = c.local.as_ref().map(|local| local.positions).or(limit);
-    if let Some(positions) = window {
-        let positions = u32::try_from(positions).unwrap_or(u32::MAX);
-        writer.put(&key("attention.sliding_window"), Value::U32(positions))?;
-    }
-    if let Some(local) = &c.local {
-        writer.put_bools(&key("attention.sliding_window_pattern"), &local.layers)?;
-    }
-    // The official names mean ReLU²; readers of other names assume SiLU.
-    if architecture == "bitnet" && c.activation != Activation::Silu {
-        writer.put(&key("hidden_activation"), Value::String(activation_name(c.activation)))?;
-    }
-    Ok(())
-}
-
-/// Writes the keys of YaRN, in the meaning of llama.cpp: `attn_factor` multiplies the usual magnitude.
-fn yarn_keys(
-    writer: &mut GgufWriter,
-    key: &dyn Fn(&str) -> String,
-    yarn: &YarnScaling,
-) -> Result<()> {
-    if !yarn.truncate {
-        let problem = "false has no key in GGUF files; write a folder";
-        return Err(Error::refused("rope_parameters.truncate".to_owned(), problem));
-    }
-    let original = yarn.original_context as u32;
-    writer.put(&key("rope.scaling.type"), Value::String("yarn"))?;
-    writer.put(&key("rope.scaling.factor"), Value::F32(yarn.factor))?;
-    writer.put(&key("rope.scaling.original_context_length"), Value::U32(original))?;
-    let usual = YarnScaling::magnitude(yarn.factor, 1.0);
-    let near = yarn.attention_factor / usual;
-    let others = [near, near.next_down(), near.next_up()];
-    let more = others.into_iter().find(|more| usual * more == yarn.attention_factor);
-    let more = more.unwrap_or(near);
-    for (name, value, usual) in [
-        ("attn_factor", more, 1.0),
-        ("yarn_beta_fast", yarn.beta_fast, YarnScaling::BETA_FAST),
-        ("yarn_beta_slow", yarn.beta_slow, YarnScaling::BETA_SLOW),
-    ] {
-        if value != usual {
-            writer.put(&key(&format!("rope.scaling.{name}")), Value::F32(value))?;
-        }
-    }
-    Ok(())
 }
 
 /// Writes the keys of vocabulary, special tokens and chat template, as far as the folder has them. Returns

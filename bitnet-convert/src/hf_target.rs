@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bitnet_core::backend::RopeOrder;
 use bitnet_formats::architecture::ModelClass;
 use bitnet_formats::names::Part as NamePart;
 use bitnet_formats::safetensors::{self, TensorSpec};
 use bitnet_inference::loader::Container;
-use bitnet_inference::models::{RopeScaling, activation_name};
+use bitnet_inference::models::RopeScaling;
 use bitnet_inference::tokenizer::{GgufVocabulary, TokenizerError};
 use bitnet_inference::{InferenceError, LoadOptions, ModelFiles};
 use serde_json::{Value as Json, json};
 
 use crate::gguf_target::chat_template;
+use crate::hf_config::{config_of, shortest, text_alone, text_part, written_class};
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{Part, PartType, Plan, PlannedFile, Planner, Recipe};
 use crate::side_files::{copied, read_json, read_side_file};
@@ -23,6 +23,9 @@ use crate::{Error, Result};
 
 /// The name of the weights file.
 const WEIGHTS: &str = "model.safetensors";
+
+/// What is said of models that also see.
+const TEXT_ALONE: &str = "the result is the text part alone, without what reads images";
 
 /// A side file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,24 +42,25 @@ pub(crate) fn plan(
     options: &ConvertOptions,
     target: Target,
 ) -> Result<(Plan, Vec<PlannedFile>, Vec<SideFile>)> {
-    let class = match files.container() {
-        Container::HuggingFace { class, .. } => ModelClass::named(class),
-        Container::Gguf(_) => files.config().architecture.table().classes.first(),
+    let class = written_class(files);
+    // A folder keeps its spelling of names.
+    let keeps_names = match files.container() {
+        Container::HuggingFace { config, .. } => text_part(config).is_none(),
+        Container::Gguf(_) => false,
     };
-    let from_folder = matches!(files.container(), Container::HuggingFace { .. });
+    let layers = files.config().layers;
     if let RopeScaling::Factors(_) = files.config().rope_scaling {
         let problem = "its RoPE frequencies have a factor each (rope_freqs.weight), for which config.json has no field; \
                        write a .gguf file";
         return Err(Error::refused(files.name(), problem));
     }
     let names = |tensor: &ModelTensor| {
-        // A folder keeps its spelling of names.
-        let own = files.stored_bytes(&tensor.stem())?.filter(|_| from_folder);
-        own.map(|stored| stored.tensor).or_else(|| hf_name(tensor, class?)).ok_or_else(|| {
-            Error::refused(tensor.stem(), "safetensors folders have no name for this tensor")
-        })
+        let own = files.stored_bytes(&tensor.stem())?.filter(|_| keeps_names);
+        own.map(|stored| stored.tensor).or_else(|| hf_name(tensor, class?, layers)).ok_or_else(
+            || Error::refused(tensor.stem(), "safetensors folders have no name for this tensor"),
+        )
     };
-    let mut plan = Planner::plan(files, options, target, &names, RopeOrder::Halves, false)?;
+    let mut plan = Planner::plan(files, options, target, &names, false)?;
     let count = plan.share_out(options.split);
     let notes = [("format".to_owned(), "pt".to_owned())];
     let mut planned = Vec::with_capacity(count);
@@ -75,8 +79,8 @@ pub(crate) fn plan(
 }
 
 /// Returns the name in a class's spelling. Input norms have the name of transformers' packed layers, `rms_norm`.
-fn hf_name(tensor: &ModelTensor, class: &ModelClass) -> Option<String> {
-    let name = tensor.name.to_hf(class)?;
+fn hf_name(tensor: &ModelTensor, class: &ModelClass, layers: usize) -> Option<String> {
+    let name = tensor.name.to_hf_of(class, layers)?;
     match (tensor.name.part, name.strip_suffix(".norm.weight")) {
         (NamePart::InputNorm, Some(layer)) => Some(format!("{layer}.rms_norm.weight")),
         _ => Some(name),
@@ -115,8 +119,14 @@ fn index(plan: &Plan, planned: &[PlannedFile]) -> SideFile {
 
 fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec<SideFile>> {
     let (mut config, folder) = match files.container() {
-        Container::HuggingFace { folder, config, .. } => (config.clone(), Some(folder)),
-        Container::Gguf(_) => (config_of(files), None),
+        Container::HuggingFace { folder, config, .. } => {
+            let text = written_class(files).and_then(|class| text_alone(config, class));
+            if text.is_some() {
+                plan.remarks.push(TEXT_ALONE.into());
+            }
+            (text.unwrap_or_else(|| config.clone()), Some(folder))
+        }
+        Container::Gguf(_) => (config_of(files)?, None),
     };
     quantization_config(&mut config, files, target, plan)?;
     // Readers that rely on the flag would not read the head.
@@ -296,66 +306,6 @@ fn two_epsilons(files: &ModelFiles, plan: &Plan, packed: bool) -> Result<()> {
          field; use --to hf, or a .gguf file"
     );
     Err(Error::refused(files.name(), problem))
-}
-
-/// Returns an f32 with its shortest digits.
-fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
-}
-
-/// Returns the `config.json` of a model from a GGUF file.
-fn config_of(files: &ModelFiles) -> Json {
-    let c = files.config();
-    let class = c.architecture.table().classes.first();
-    let (class, model_type) = class.map_or(("", ""), |class| (class.name, class.model_type));
-    let mut config = json!({
-        "architectures": [class],
-        "model_type": model_type,
-        "hidden_act": activation_name(c.activation),
-        "hidden_size": c.hidden,
-        "intermediate_size": c.intermediate,
-        "max_position_embeddings": c.context,
-        "num_attention_heads": c.heads,
-        "num_hidden_layers": c.layers,
-        "num_key_value_heads": c.kv_heads,
-        "head_dim": c.head_dim,
-        "rms_norm_eps": shortest(c.norm_eps),
-        "rope_theta": shortest(c.rope_theta),
-        "tie_word_embeddings": true,
-        "vocab_size": c.vocab_size,
-        "torch_dtype": "float32",
-        "attention_bias": false,
-    });
-    if let Ok(Some(_)) = files.stored_bytes("output") {
-        config["tie_word_embeddings"] = false.into();
-    }
-    if let Some(limit) = c.context_limit.filter(|_| c.architecture.table().sliding_window) {
-        config["use_sliding_window"] = true.into();
-        config["sliding_window"] = limit.positions.into();
-        config["max_window_layers"] = 0.into();
-    }
-    if let RopeScaling::Linear(factor) = c.rope_scaling {
-        config["rope_scaling"] = json!({"rope_type": "linear", "factor": shortest(factor)});
-    }
-    if let RopeScaling::Yarn(yarn) = c.rope_scaling {
-        config["rope_scaling"] = json!({
-            "rope_type": "yarn",
-            "factor": shortest(yarn.factor),
-            "original_max_position_embeddings": yarn.original_context as u64,
-            "beta_fast": shortest(yarn.beta_fast),
-            "beta_slow": shortest(yarn.beta_slow),
-            "attention_factor": shortest(yarn.attention_factor),
-        });
-    }
-    if let Container::Gguf(file) = files.container() {
-        let ids = SpecialIds::of_gguf(file.metadata(), c.vocab_size);
-        for (kind, _, id) in ids.iter().filter(|(kind, ..)| !["eot", "eom"].contains(kind)) {
-            if let Some(id) = id {
-                config[format!("{kind}_token_id")] = id.into();
-            }
-        }
-    }
-    config
 }
 
 impl SideFile {

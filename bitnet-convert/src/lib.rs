@@ -27,10 +27,13 @@ mod digest;
 mod encode;
 mod entry;
 mod error;
+mod gguf_keys;
 mod gguf_target;
+mod hf_config;
 mod hf_target;
 mod manifest;
 mod options;
+mod order;
 mod partial;
 mod pattern;
 mod plan;
@@ -40,6 +43,7 @@ mod side_files;
 mod source;
 mod special_ids;
 mod tensors;
+mod vector;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -229,9 +233,7 @@ fn refuse_what_a_target_cannot_say(
 ) -> Result<()> {
     let config = files.config();
     let between_gguf = matches!(files.container(), Container::Gguf(_)) && target == Target::Gguf;
-    let problem = if config.draft_layers > 0 && !between_gguf {
-        "its layers that draft tokens would be lost: write a GGUF file, or remove them first"
-    } else if config.draft_layers > config.drafts_read {
+    let problem = if config.draft_layers > config.drafts_read {
         "it has layers that draft tokens, of which one is read at most and only with `load.draft`; remove the others first"
     } else if config.mixture.is_some() && options.quantize {
         "mixtures of experts are not made ternary: convert one that is"
@@ -239,14 +241,12 @@ fn refuse_what_a_target_cannot_say(
         return Ok(());
     } else if config.mixture.is_some() {
         "mixtures of experts (maple) are converted from GGUF to GGUF only"
-    } else if config.scales.is_some() {
-        "models with scaled embeddings (minicpm) are converted from GGUF to GGUF only"
-    } else if matches!(config.rope_scaling, bitnet_inference::models::RopeScaling::LongRope(_)) {
-        "models with LongRoPE are converted from GGUF to GGUF only"
     } else if config.rotations.is_some() {
         "its weights are stored rotated, which only GGUF files can say: write a GGUF file"
-    } else if config.recurrent.is_some() {
-        "models with recurrent layers are converted from GGUF to GGUF only"
+    } else if target == Target::Mlx && config.recurrent.is_some() {
+        "models with recurrent layers are not written for MLX: write a GGUF file, or --to hf-dense"
+    } else if target == Target::Mlx && config.scales.is_some() {
+        "models with scaled embeddings (minicpm) are not written for MLX: write a GGUF file, or --to hf-dense"
     } else {
         return Ok(());
     };

@@ -3,13 +3,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bitnet_core::backend::{ActivationPrecision, RopeOrder};
+use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::PlainType;
 use bitnet_formats::gguf::GgmlType;
 use bitnet_formats::names::Role;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
-use bitnet_inference::loader::{StoredBytes, ggml_type_of, gguf_input_precision};
+use bitnet_inference::loader::{
+    Container, StoredBytes, StoredType, ggml_type_of, gguf_input_precision, has_own_form,
+};
 use bitnet_quant::codec::TernaryStorage;
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::mlx;
@@ -17,7 +19,8 @@ use bitnet_quant::codec::mlx;
 use crate::adapter::Adapter;
 use crate::choose::Chooser;
 use crate::options::{ConvertOptions, Target};
-use crate::tensors::{self, HeadRows, Kind, ModelTensor, dtype_of, same_storage};
+use crate::order::{Order, Orders};
+use crate::tensors::{self, Kind, ModelTensor, dtype_of, same_storage};
 use crate::{Error, Result, Storage};
 
 /// Bytes of the source per step, for tensors with independent rows.
@@ -117,7 +120,8 @@ pub(crate) struct PlannedFile {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
-    pub(crate) rope_order: RopeOrder,
+    /// The order of components.
+    pub(crate) orders: Orders,
     /// The activation precision of ternary layers; `None` if there are none.
     pub(crate) precision: Option<ActivationPrecision>,
     pub(crate) parts: Vec<Part>,
@@ -155,6 +159,11 @@ impl Plan {
     }
 }
 
+/// Whether a model is a folder.
+fn is_folder_of(files: &ModelFiles) -> bool {
+    matches!(files.container(), Container::HuggingFace { .. })
+}
+
 /// Returns the type of a storage in GGUF files.
 fn ggml_type(tensor: &str, storage: Storage) -> Result<GgmlType> {
     let unknown = || Error::refused(format!("tensor {tensor}"), "GGUF has no type for its storage");
@@ -176,7 +185,6 @@ impl<'a> Planner<'a> {
         options: &'a ConvertOptions,
         target: Target,
         names: &dyn Fn(&ModelTensor) -> Result<String>,
-        rope_order: RopeOrder,
         scale_beside: bool,
     ) -> Result<Plan> {
         let mut all = tensors::of(files)?;
@@ -189,10 +197,11 @@ impl<'a> Planner<'a> {
             .iter()
             .map(|(folder, weight)| Adapter::open(folder, *weight, &all).map(Arc::new))
             .collect::<Result<Vec<_>>>()?;
-        let plan = Plan { target, rope_order, precision, parts, works, adapters, remarks };
+        let orders = Orders::of_target(target, files.config());
+        let plan = Plan { target, orders, precision, parts, works, adapters, remarks };
         let mut planner = Self { files, options, chooser, plan };
         if target == Target::Gguf {
-            all.extend(tensors::rope_frequencies(files.config()));
+            all.extend(tensors::rope_factors(files.config()));
         }
         for tensor in &all {
             planner.add(tensor, names(tensor)?, scale_beside)?;
@@ -206,7 +215,7 @@ impl<'a> Planner<'a> {
     }
 
     fn add(&mut self, tensor: &ModelTensor, name: String, scale_beside: bool) -> Result<()> {
-        if tensor.name.role == Role::RopeFrequencies {
+        if tensors::is_rope_factors(tensor.name.role) {
             let dense = DenseType::F32;
             let part = self.part(name, vec![tensor.cols], Storage::Dense(dense), 1, tensor.cols)?;
             self.work(tensor, Recipe::Vector { part, dense }, 0);
@@ -214,6 +223,21 @@ impl<'a> Planner<'a> {
         }
         let stored = self.stored(tensor)?;
         let source_bytes = stored.region.len() as u64;
+        let is_folder = self.plan.target != Target::Gguf;
+        let is_same_form = is_folder && is_folder_of(self.files);
+        let table = self.files.config().architecture.table();
+        if tensor.kind == Kind::Vector && is_same_form && has_own_form(table, tensor.name) {
+            // Its numbers go through another form when they are read, and stay as they are.
+            let StoredType::Safetensors(dtype) = stored.storage else {
+                return Err(Error::refused(&name, "it is not of a type of safetensors"));
+            };
+            let (part_type, nbytes) = (PartType::Safetensors(dtype), source_bytes);
+            let shape = vec![tensor.cols];
+            let part = self.push(Part { name, shape, part_type, nbytes, file: 0, offset: 0 });
+            let recipe = Recipe::Copy { part, bytes: 0..stored.region.len() };
+            self.work(tensor, recipe, source_bytes);
+            return Ok(());
+        }
         if tensor.kind == Kind::Vector {
             let dense = self.vector_type(&stored);
             let part = self.part(name, vec![tensor.cols], Storage::Dense(dense), 1, tensor.cols)?;
@@ -223,7 +247,11 @@ impl<'a> Planner<'a> {
         let storage = self.chooser.storage(tensor, &stored)?;
         self.plan.remarks.extend(self.chooser.fallback(tensor, &stored));
         let (rows, cols) = (tensor.rows, tensor.cols);
-        let dims = self.files.config().dims(tensor.name, [rows, cols]);
+        let dims = match tensor.name.role {
+            // A convolution of single channels has a dimension of 1 between.
+            Role::DeltaConv if is_folder => vec![rows, 1, cols],
+            _ => self.files.config().dims(tensor.name, [rows, cols]),
+        };
         match storage {
             Storage::Ternary(ternary) if self.plan.target == Target::Gguf => {
                 self.precision_stays(tensor, &name, storage)?;
@@ -269,7 +297,8 @@ impl<'a> Planner<'a> {
         stored: &StoredBytes,
     ) -> Result<()> {
         let (bytes, same) = (stored.region.len(), same_storage(stored.storage));
-        let moved = HeadRows::of(tensor, self.files.config(), self.plan.rope_order);
+        let config = self.files.config();
+        let moved = Order::of(tensor, config, Orders::of_model(config), self.plan.orders);
         let adapted = self.plan.adapters.iter().any(|adapter| adapter.adapts(tensor));
         // A separate scale is multiplied into the numbers.
         let scaled = self.files.stored_names(&tensor.stem()).len() > 1;

@@ -6,11 +6,11 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
-use bitnet_formats::names::Role;
 use bitnet_inference::{LoadOptions, ModelFiles, ModelSource};
 
 use crate::encode::Encoder;
 use crate::options::ConvertOptions;
+use crate::tensors::is_rope_factors;
 use crate::{Decided, Error, Result, compare, verify};
 
 /// Rejects a plan whose result would be read differently from the source. Returns remarks.
@@ -89,10 +89,7 @@ fn write_headers(decided: &Decided, options: &ConvertOptions, folder: &Path) -> 
             .and_then(|()| file.set_len(planned.len))
             .map_err(&failed)?;
         // Opening a file reads no tensors but the factors of RoPE.
-        let frequencies = |role: Role| {
-            matches!(role, Role::RopeFrequencies | Role::RopeShortFactors | Role::RopeLongFactors)
-        };
-        for work in plan.works.iter().filter(|work| frequencies(work.tensor.name.role)) {
+        for work in plan.works.iter().filter(|work| is_rope_factors(work.tensor.name.role)) {
             options.check_stop()?;
             for piece in encoder.encode(work)?.pieces {
                 let part = &plan.parts[piece.part];

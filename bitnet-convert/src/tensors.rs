@@ -1,11 +1,12 @@
 //! The tensors of a model, in file order.
 
-use bitnet_core::backend::RopeOrder;
+use std::sync::Arc;
+
 use bitnet_formats::names::{Part, Role, TensorName};
 use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{StoredType, storage_of};
-use bitnet_inference::models::{self, ModelConfig, TensorSpec};
+use bitnet_inference::models::{self, ModelConfig, RopeScaling, TensorSpec};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
@@ -73,10 +74,9 @@ pub(crate) fn of(files: &ModelFiles) -> Result<Vec<ModelTensor>> {
                 files.tied() != Some(true) && files.stored_bytes("output")?.is_some()
             }
             TensorName { part: Part::InputNorm, .. }
-            | TensorName {
-                role: Role::DraftOutputNorm | Role::RopeShortFactors | Role::RopeLongFactors,
-                ..
-            } => files.vector(&name.stem(), cols)?.is_some(),
+            | TensorName { role: Role::DraftOutputNorm, .. } => {
+                files.vector(&name.stem(), cols)?.is_some()
+            }
             _ => false,
         };
         if is_there {
@@ -86,37 +86,31 @@ pub(crate) fn of(files: &ModelFiles) -> Result<Vec<ModelTensor>> {
     Ok(out)
 }
 
-/// Returns the additional tensors of GGUF files: RoPE frequency factors, which other formats store as settings.
-pub(crate) fn rope_frequencies(config: &ModelConfig) -> Option<ModelTensor> {
-    let factors = config.frequency_factors()?;
-    let name = TensorName::outside(Role::RopeFrequencies);
-    Some(ModelTensor { name, kind: Kind::Vector, rows: 1, cols: factors.len() })
+/// Whether a tensor holds factors of RoPE, which GGUF files store as tensors and folders as settings.
+pub(crate) fn is_rope_factors(role: Role) -> bool {
+    matches!(role, Role::RopeFrequencies | Role::RopeShortFactors | Role::RopeLongFactors)
 }
 
-/// The source row of each row of the result, for query and key tensors with permuted rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct HeadRows {
-    head_dim: usize,
-    to: RopeOrder,
-}
-
-impl HeadRows {
-    /// Returns the permutation of a tensor's rows to the order `to`; `None` if the order does not change.
-    pub(crate) fn of(tensor: &ModelTensor, config: &ModelConfig, to: RopeOrder) -> Option<Self> {
-        let rotated =
-            matches!(tensor.name.role, Role::Query | Role::Key) && tensor.name.part == Part::Weight;
-        (rotated && config.rope_order != to).then_some(Self { head_dim: config.head_dim, to })
-    }
-
-    /// Returns the source's row.
-    pub(crate) fn source(self, row: usize) -> usize {
-        let (head, inner, half) = (row / self.head_dim, row % self.head_dim, self.head_dim / 2);
-        head * self.head_dim
-            + match self.to {
-                RopeOrder::Interleaved => inner % 2 * half + inner / 2,
-                RopeOrder::Halves => inner % half * 2 + inner / half,
-            }
-    }
+/// Returns the factors of RoPE that a GGUF file of a model holds.
+pub(crate) fn rope_factors(config: &ModelConfig) -> Vec<ModelTensor> {
+    let len = |factors: &Arc<[f32]>| factors.len();
+    let (short, long) = match &config.rope_scaling {
+        RopeScaling::LongRope(scaling) => {
+            (Some(scaling.short_factors.len()), scaling.long_factors.as_ref().map(len))
+        }
+        _ => (None, None),
+    };
+    let frequencies = config.frequency_factors().as_ref().map(len);
+    let all = [
+        (Role::RopeFrequencies, frequencies),
+        (Role::RopeShortFactors, short),
+        (Role::RopeLongFactors, long),
+    ];
+    let tensor = |(role, cols): (Role, Option<usize>)| {
+        let name = TensorName::outside(role);
+        Some(ModelTensor { name, kind: Kind::Vector, rows: 1, cols: cols? })
+    };
+    all.into_iter().filter_map(tensor).collect()
 }
 
 /// Returns the storage type for a source's type name, if it can be written.
@@ -137,21 +131,5 @@ pub(crate) fn dtype_of(storage: Storage) -> Option<Dtype> {
         Storage::Dense(DenseType::F16) => Some(Dtype::F16),
         Storage::Dense(DenseType::BF16) => Some(Dtype::Bf16),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn row_permutations_are_inverse() {
-        let there = HeadRows { head_dim: 8, to: RopeOrder::Interleaved };
-        let back = HeadRows { head_dim: 8, to: RopeOrder::Halves };
-        for row in 0..24 {
-            assert_eq!(there.source(back.source(row)), row);
-        }
-        let order: Vec<usize> = (0..8).map(|row| there.source(row)).collect();
-        assert_eq!(order, [0, 4, 1, 5, 2, 6, 3, 7]);
     }
 }
