@@ -110,6 +110,28 @@ fn a_layer_goes_to_a_folder_and_comes_back() {
     let mut found = names(&folder);
     (published.sort(), found.sort());
     assert_eq!(found, published);
+    // Published checkpoints hold every norm of the layer as its distance from 1.
+    let file = GgufFile::open(&source).unwrap();
+    let written = SafeTensors::open(&folder.join("model.safetensors")).unwrap();
+    let floats = |bytes: &[u8]| -> Vec<f32> {
+        bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    };
+    for (gguf, hf) in [
+        ("nextn.enorm", "pre_fc_norm_embedding"),
+        ("nextn.hnorm", "pre_fc_norm_hidden"),
+        ("nextn.shared_head_norm", "norm"),
+        ("attn_norm", "layers.0.input_layernorm"),
+        ("attn_k_norm", "layers.0.self_attn.k_norm"),
+        ("post_attention_norm", "layers.0.post_attention_layernorm"),
+    ] {
+        let stored = file.find(&format!("blk.3.{gguf}.weight")).unwrap();
+        let meant: Vec<f32> = floats(&file.data(stored).unwrap()).iter().map(|x| x - 1.0).collect();
+        let found = written.find(&format!("mtp.{hf}.weight")).unwrap();
+        assert_eq!(floats(&found.data), meant, "{hf}");
+    }
+    // The embedding comes before the state in both.
+    let join = file.data(file.find("blk.3.nextn.eh_proj.weight").unwrap()).unwrap();
+    assert!(*written.find("mtp.fc.weight").unwrap().data == *join);
     convert(&folder, &again, &to_folder(), &mut |_| true).unwrap();
     assert_eq!(names(&again), names(&folder));
     // Ternary weights of the layer are named to be ternary again.
