@@ -1,6 +1,7 @@
 //! The `config.json` of a model from a GGUF file, and of the text part of a model that also sees.
 
 use bitnet_formats::architecture::ModelClass;
+use bitnet_formats::gguf::Value;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::Container;
 use bitnet_inference::models::{
@@ -167,7 +168,8 @@ fn sections(files: &ModelFiles) -> Option<Vec<i64>> {
     let Container::Gguf(file) = files.container() else { return None };
     let name = file.metadata().get_str("general.architecture").ok()?;
     let value = file.metadata().value(&format!("{name}.rope.dimension_sections")).ok()??;
-    value.as_array()?.iter().take(3).map(|number| number.as_i64()).collect()
+    let number = |value: Value<'_>| value.as_i64().filter(|number| *number >= 0);
+    value.as_array()?.iter().take(3).map(number).collect()
 }
 
 /// Returns the settings of LongRoPE.

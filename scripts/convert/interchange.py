@@ -134,6 +134,17 @@ def folders(bitnet: str, work: Path) -> None:
     check("transformers computes with a dense folder", relative(torch_logits(dense), torch_logits(output)), 0)
 
 
+def hybrid_folders(bitnet: str, work: Path) -> None:
+    """Qwen3.5: a folder from a GGUF file of its own script, and one through GGUF and back, computed with by transformers."""
+    source = GOLDEN / "qwen35-ternary-dense"
+    logits = torch_logits(source)
+    twin = convert(bitnet, GOLDEN / "gguf-qwen35-pq2_0" / "model.gguf", work / "twin", "--to", "hf-dense")
+    check("transformers computes with a hybrid folder from GGUF", relative(logits, torch_logits(twin)), 1e-5)
+    through = convert(bitnet, source, work / "through.gguf", "--type", "pq2_0")
+    back = convert(bitnet, through, work / "back", "--to", "hf-dense")
+    check("transformers computes with a hybrid folder, through GGUF and back", relative(logits, torch_logits(back)), 0)
+
+
 def stretched_rope(bitnet: str, work: Path) -> None:
     """Llama 3.1's frequencies: settings for transformers, factors for llama.cpp."""
     source = work / "stretched"
@@ -186,6 +197,8 @@ def main() -> None:
         gguf_files(bitnet, Path(work))
     with tempfile.TemporaryDirectory() as work:
         folders(bitnet, Path(work))
+    with tempfile.TemporaryDirectory() as work:
+        hybrid_folders(bitnet, Path(work))
     with tempfile.TemporaryDirectory() as work:
         stretched_rope(bitnet, Path(work))
     with tempfile.TemporaryDirectory() as work:
