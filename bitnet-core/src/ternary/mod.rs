@@ -153,43 +153,10 @@ impl TernaryMatrix {
         scales: Shared<f32>,
         accepts_doubled: bool,
     ) -> Result<Self> {
-        let words_per_row = words_per_row(cols);
-        if rows.checked_mul(words_per_row) != Some(words.len()) {
-            return Err(mismatch("words", vec![words.len()], format!("[{rows}, {words_per_row}]")));
-        }
         check_scales(granularity, &scales, rows, cols)?;
-        let doubled = if accepts_doubled { count_doubled(&words) } else { 0 };
-        check_doubled(doubled, granularity)?;
-        let matrix = Self { rows, cols, words_per_row, words, granularity, scales, doubled };
-        for row in 0..rows {
-            matrix.check_row(row, accepts_doubled)?;
-        }
-        Ok(matrix)
-    }
-
-    /// Checks that a row has trits, or any code, and zeros after the last column.
-    fn check_row(&self, row: usize, accepts_doubled: bool) -> Result<()> {
-        let words = self.row_words(row);
-        let (last, rest) = (self.cols / CODES_PER_WORD, self.cols % CODES_PER_WORD);
-        let threes = |word| if accepts_doubled { 0 } else { threes(word) };
-        let wrong = |(index, word): (usize, u32)| {
-            let behind = match index.cmp(&last) {
-                Ordering::Less => 0,
-                Ordering::Equal => u32::MAX << (2 * rest),
-                Ordering::Greater => u32::MAX,
-            };
-            threes(word) | ((word ^ ZERO_WORD) & behind)
-        };
-        let within = words[..last].iter().fold(0, |all, &word| all | threes(word));
-        let tail = (last..words.len()).fold(0, |all, index| all | wrong((index, words[index])));
-        if within | tail == 0 {
-            return Ok(());
-        }
-        let places = words.iter().copied().enumerate();
-        let bad = places.map(wrong).enumerate().find(|(_, bits)| *bits != 0).unwrap_or_default();
-        let place = bad.1.trailing_zeros() as usize / 2;
-        let code = ((words[bad.0] >> (2 * place)) & 3) as u8;
-        Err(Error::BadCode { row, col: bad.0 * CODES_PER_WORD + place, code })
+        let doubled = check_words(rows, cols, &words, granularity, accepts_doubled)?;
+        let words_per_row = words_per_row(cols);
+        Ok(Self { rows, cols, words_per_row, words, granularity, scales, doubled })
     }
 
     /// Output features.
@@ -397,6 +364,57 @@ fn words_per_row(cols: usize) -> usize {
 #[inline]
 fn threes(word: u32) -> u32 {
     word & (word >> 1) & ZERO_WORD
+}
+
+/// Checks that words are a matrix in the canonical layout, each row padded to whole blocks with zero trits. Returns the
+/// number of weights of +2.
+///
+/// # Errors
+/// Those of [`TernaryMatrix::from_words`], or of [`TernaryMatrix::from_words_with_doubled`] if code 3 is accepted, but for
+/// the scales.
+pub fn check_words(
+    rows: usize,
+    cols: usize,
+    words: &[u32],
+    granularity: ScaleGranularity,
+    accepts_doubled: bool,
+) -> Result<usize> {
+    let words_per_row = words_per_row(cols);
+    if rows.checked_mul(words_per_row) != Some(words.len()) {
+        return Err(mismatch("words", vec![words.len()], format!("[{rows}, {words_per_row}]")));
+    }
+    let doubled = if accepts_doubled { count_doubled(words) } else { 0 };
+    check_doubled(doubled, granularity)?;
+    if words_per_row > 0 {
+        for (row, words) in words.chunks_exact(words_per_row).enumerate() {
+            check_row(row, cols, words, accepts_doubled)?;
+        }
+    }
+    Ok(doubled)
+}
+
+/// Checks that a row has trits, or any code, and zeros after the last column.
+fn check_row(row: usize, cols: usize, words: &[u32], accepts_doubled: bool) -> Result<()> {
+    let (last, rest) = (cols / CODES_PER_WORD, cols % CODES_PER_WORD);
+    let threes = |word| if accepts_doubled { 0 } else { threes(word) };
+    let wrong = |(index, word): (usize, u32)| {
+        let behind = match index.cmp(&last) {
+            Ordering::Less => 0,
+            Ordering::Equal => u32::MAX << (2 * rest),
+            Ordering::Greater => u32::MAX,
+        };
+        threes(word) | ((word ^ ZERO_WORD) & behind)
+    };
+    let within = words[..last].iter().fold(0, |all, &word| all | threes(word));
+    let tail = (last..words.len()).fold(0, |all, index| all | wrong((index, words[index])));
+    if within | tail == 0 {
+        return Ok(());
+    }
+    let places = words.iter().copied().enumerate();
+    let bad = places.map(wrong).enumerate().find(|(_, bits)| *bits != 0).unwrap_or_default();
+    let place = bad.1.trailing_zeros() as usize / 2;
+    let code = ((words[bad.0] >> (2 * place)) & 3) as u8;
+    Err(Error::BadCode { row, col: bad.0 * CODES_PER_WORD + place, code })
 }
 
 /// The number of codes 3.

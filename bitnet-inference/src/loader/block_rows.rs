@@ -39,10 +39,12 @@ impl BlockRows {
         }
         for start in (0..rows).step_by(ROWS) {
             let count = ROWS.min(rows - start);
-            let bytes = &region[start * row_bytes..(start + count) * row_bytes];
-            storage.decode(bytes, count, cols, None)?;
+            let range = start * row_bytes..(start + count) * row_bytes;
+            storage.decode(&region[range.clone()], count, cols, None)?;
+            if let Ok(read) = region.slice(range) {
+                read.release();
+            }
         }
-        region.release();
         Ok(Some(Self { storage, type_name, rows, cols, row_bytes, region }))
     }
 }

@@ -61,6 +61,8 @@ pub(crate) fn build(
         None => embedding,
     };
     let embedding = backend.prepare_dense(embedding)?;
+    // The largest matrix comes first: its pages of the file have left memory when the layers fill it.
+    let (head, head_role) = builder.head()?;
     let parts = in_parallel(
         config.layers,
         backend.threads(),
@@ -87,7 +89,6 @@ pub(crate) fn build(
         }
         None => builder.draft_head()?,
     };
-    let (head, head_role) = builder.head()?;
     let rotation_of = |role| {
         let rotations = config.rotations.as_ref()?;
         rotations.of(TensorName::outside(role), config.hidden).cloned()

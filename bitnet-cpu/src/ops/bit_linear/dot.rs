@@ -116,13 +116,13 @@ impl Op for SingleDots<'_> {
         let Self { weight, x, rows: of, dots } = self;
         let len = dots.len();
         let weight = match weight {
-            CpuMatrix::Canonical { matrix, .. } => matrix,
+            CpuMatrix::Canonical(matrix) => matrix,
             CpuMatrix::Packed(weight) => {
                 let x = GroupedActivations::new(x);
                 return weight.vbmi().single(weight.codes(), &x, |index| of.row(index), dots);
             }
         };
-        let (all, _) = weight.words().as_chunks();
+        let all = weight.blocks();
         let codes = |row: usize| &all[row * x.len()..(row + 1) * x.len()];
         let distance = prefetch_rows(x.len());
         let (fours, rest) = dots.as_chunks_mut::<4>();

@@ -1,5 +1,6 @@
 //! Ternary layers: exact integer sums with activations in 8 bits, or in three digits of 8 bits each.
 
+mod canonical;
 mod dot;
 mod few;
 mod gemm;

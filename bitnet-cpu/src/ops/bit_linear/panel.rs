@@ -4,15 +4,15 @@
 
 use std::ops::Range;
 
+use super::canonical::ScaleBuffer;
 use super::grouped::group_halves;
 use super::rescale::{EXACT_GROUP, GroupSums};
 use super::sink::{DotSink, PanelTile};
-use super::weight::{CpuMatrix, groups, matrix, row_scales};
+use super::weight::{CpuMatrix, group_scales, groups, matrix};
 use crate::activations::{Quantized, int8_tiles};
 use crate::exec::ExecContext;
 use crate::isa::{
-    Amx, CodeBlock, Isa, Op, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, Tiles, TokenTile,
-    prefetch,
+    Amx, Isa, Op, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, Tiles, TokenTile, prefetch,
 };
 use crate::ops::pieces::pieces;
 use bitnet_core::Result;
@@ -111,7 +111,7 @@ impl<'a> PanelGemm<'a> {
         for cached in pieces(0..self.tokens, self.cached) {
             for rows in pieces(rows.clone(), PANEL_ROWS) {
                 pack(isa, self.weight, rows.clone(), &mut self.panel);
-                self.transpose_scales(rows.clone());
+                self.transpose_scales(isa, rows.clone());
                 for tokens in pieces(cached.clone(), SUMS_TOKENS) {
                     self.tile(isa, amx.as_ref(), &PanelTile { tokens, rows: rows.clone() }, sink);
                 }
@@ -119,9 +119,12 @@ impl<'a> PanelGemm<'a> {
         }
     }
 
-    fn transpose_scales(&mut self, rows: Range<usize>) {
+    #[inline(always)]
+    fn transpose_scales<I: Isa>(&mut self, isa: I, rows: Range<usize>) {
+        let mut buffer = ScaleBuffer::default();
         for (index, row) in rows.enumerate() {
-            for (scales, &scale) in self.scales.iter_mut().zip(row_scales(self.weight, row)) {
+            let of_row = group_scales(isa, self.weight, row..row + 1, &mut buffer);
+            for (scales, &scale) in self.scales.iter_mut().zip(of_row) {
                 scales[index] = f64::from(scale);
             }
         }
@@ -210,10 +213,10 @@ impl Op for PanelDots<'_> {
 fn pack<I: Isa>(isa: I, weight: &CpuMatrix, rows: Range<usize>, panel: &mut [PanelHalf]) {
     let width = panel.len() / 2;
     let weight = match weight {
-        CpuMatrix::Canonical { matrix, .. } => matrix,
+        CpuMatrix::Canonical(matrix) => matrix,
         CpuMatrix::Packed(weight) => return weight.pack_panel(rows, panel),
     };
-    let all: &[CodeBlock] = weight.words().as_chunks().0;
+    let all = weight.blocks();
     let (codes, ahead) = (&all[rows.start * width..rows.end * width], rows.end * width);
     for (block, halves) in panel.as_chunks_mut::<2>().0.iter_mut().enumerate() {
         // Two blocks are a cache line.
@@ -265,7 +268,7 @@ mod tests {
                 let granularity = ScaleGranularity::Group(group);
                 let weight =
                     TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap();
-                let weight = CpuMatrix::canonical(weight);
+                let weight = CpuMatrix::new(weight, None, &pool).unwrap();
                 let x = Quantized::new(&x, tokens, cols, Int8, isa.amx(), exec).unwrap();
                 let q = x.activations(tokens, cols);
                 let mut all = vec![i32::MAX; tokens * rows * cols / group];

@@ -2,8 +2,9 @@
 
 use std::ops::{Mul, Neg};
 
-use super::weight::{CpuMatrix, groups};
-use crate::isa::{Isa, Op, PANEL_ROWS, TILE_TOKENS};
+use super::canonical::ScaleBuffer;
+use super::weight::{CpuMatrix, group_scales, groups};
+use crate::isa::{FloatLanes, Isa, Op, PANEL_ROWS, TILE_TOKENS};
 use bitnet_core::ternary::ScaleGranularity;
 
 /// Rows with groups that are summed together, so that their sums do not wait for one another.
@@ -22,14 +23,15 @@ impl Op for Rescale<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) {
-        rescale(self.weight, self.row, self.dots, self.activation_scale, self.out);
+    fn eval<I: Isa>(self, isa: I) {
+        rescale(isa, self.weight, self.row, self.dots, self.activation_scale, self.out);
     }
 }
 
 /// Dots (`[rows, groups]`, rows from `row` on) rescaled into `out` (`[rows]`).
 #[inline(always)]
-pub(crate) fn rescale(
+pub(crate) fn rescale<I: FloatLanes>(
+    isa: I,
     weight: &CpuMatrix,
     row: usize,
     dots: &[i32],
@@ -50,7 +52,9 @@ pub(crate) fn rescale(
         }
         ScaleGranularity::Group(_) => {
             let groups = groups(weight);
-            let scales = &weight.scales()[row * groups..][..dots.len()];
+            let mut buffer = ScaleBuffer::default();
+            let rows = row..row + dots.len().checked_div(groups).unwrap_or(0);
+            let scales = group_scales(isa, weight, rows, &mut buffer);
             let few = GROUP_ROWS * groups;
             for (index, out) in out.chunks_mut(GROUP_ROWS).enumerate() {
                 let range = index * few..dots.len().min((index + 1) * few);

@@ -5,15 +5,16 @@
 
 use std::ops::Range;
 
+use super::canonical::ScaleBuffer;
 use super::dot::prefetch_rows;
 use super::few::Rest;
 use super::grouped::{group_halves, lanes};
-use super::weight::{CpuMatrix, groups, row_scales};
+use super::weight::{CpuMatrix, group_scales, groups};
 use crate::activations::{INT8_TILE, Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op, prefetch};
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::ScaleGranularity;
 
 /// Returns the most tokens for which this takes less time than other kernels: tiles of eight need 32 registers.
 const fn most_tokens<I: Isa>() -> usize {
@@ -25,19 +26,28 @@ const DOT_BITS: i32 = 9;
 
 /// Returns whether `Σ dot · scale` over any of a row's lanes and groups is exact in f64: whether all are multiples of
 /// the lowest bit of the smallest scale, and below 2⁵³ of them.
-pub(super) fn is_exact(matrix: &TernaryMatrix) -> bool {
-    if !matches!(matrix.granularity(), ScaleGranularity::Group(64 | 128 | 256 | 512)) {
+pub(super) fn is_exact(granularity: ScaleGranularity, cols: usize, scales: &[f32]) -> bool {
+    is_exact_of(granularity, cols, scales.iter().copied())
+}
+
+/// As [`is_exact`], for any scales.
+pub(super) fn is_exact_of(
+    granularity: ScaleGranularity,
+    cols: usize,
+    scales: impl Iterator<Item = f32>,
+) -> bool {
+    if !matches!(granularity, ScaleGranularity::Group(64 | 128 | 256 | 512)) {
         return false;
     }
     let (mut lowest, mut highest) = (i32::MAX, i32::MIN);
-    for scale in matrix.scales().iter().filter(|scale| **scale != 0.0) {
+    for scale in scales.filter(|scale| *scale != 0.0) {
         let bits = scale.to_bits() & 0x7fff_ffff;
         let (exponent, mantissa) = ((bits >> 23).cast_signed().max(1), bits & 0x7f_ffff);
         let mantissa = if bits >> 23 == 0 { mantissa } else { mantissa | 0x80_0000 };
         lowest = lowest.min(exponent + mantissa.trailing_zeros().cast_signed());
         highest = highest.max(exponent + (u32::BITS - mantissa.leading_zeros()).cast_signed());
     }
-    let columns = usize::BITS - matrix.cols().leading_zeros();
+    let columns = usize::BITS - cols.leading_zeros();
     highest <= lowest || highest - lowest + columns.cast_signed() + DOT_BITS <= 53
 }
 
@@ -67,7 +77,10 @@ impl<'a> ScaledGemm<'a> {
         rest: &'a Rest,
         pool: &HybridMemoryPool,
     ) -> Result<Option<Self>> {
-        let CpuMatrix::Canonical { exact: true, .. } = weight else { return Ok(None) };
+        let is_exact = matches!(weight, CpuMatrix::Canonical(matrix) if matrix.is_exact());
+        if !is_exact {
+            return Ok(None);
+        }
         let (Some(len), groups) = (group_halves(weight), groups(weight)) else { return Ok(None) };
         if x.tokens() > most_tokens::<I>() || groups == 0 {
             return Ok(None);
@@ -141,8 +154,11 @@ impl Op for ScaledRows<'_, '_, '_> {
     fn eval<I: Isa>(self, isa: I) {
         let Self { gemm, rows, first, out } = self;
         let (x, rest) = (gemm.x, gemm.rest);
+        let mut buffer = ScaleBuffer::default();
         for row in rows {
             let place = row - first;
+            let scales = group_scales(isa, gemm.weight, row..row + 1, &mut buffer);
+            let row = (gemm.weight.row_blocks(row), scales);
             for tile in int8_tiles(rest.tokens.start) {
                 gemm.row::<I, INT8_TILE>(isa, row, &tile, x.tile(&tile), place, out);
             }
@@ -162,18 +178,17 @@ impl Op for ScaledRows<'_, '_, '_> {
 }
 
 impl ScaledGemm<'_> {
-    /// `out[token][place] = x · weightᵀ` of one row and `T` tokens, whose activations are `blocks`.
+    /// `out[token][place] = x · weightᵀ` of one row, its codes and scales, and `T` tokens, whose activations are `blocks`.
     #[inline(always)]
     fn row<I: Isa, const T: usize>(
         &self,
         isa: I,
-        row: usize,
+        (codes, scales): (&[CodeBlock], &[f32]),
         tokens: &Range<usize>,
         blocks: &[ActivationBlock],
         place: usize,
         out: &mut [&mut [f32]],
     ) {
-        let (codes, scales) = (self.weight.row_blocks(row), row_scales(self.weight, row));
         let blocks = blocks.as_chunks::<T>().0;
         let ahead = codes.as_ptr().wrapping_add(prefetch_rows(blocks.len()) * blocks.len());
         let mut starts: [&[Start]; T] = [&[]; T];
@@ -200,11 +215,7 @@ mod tests {
     use super::*;
 
     fn exact(cols: usize, scales: &[f32]) -> bool {
-        let trits = vec![0; cols * scales.len() * 64 / cols];
-        let rows = trits.len() / cols;
-        let granularity = ScaleGranularity::Group(64);
-        let scales = scales.to_vec();
-        is_exact(&TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap())
+        is_exact(ScaleGranularity::Group(64), cols, scales)
     }
 
     #[test]

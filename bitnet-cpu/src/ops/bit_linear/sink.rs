@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use super::canonical::ScaleBuffer;
 use super::rescale::{
     Divisor, GroupSums, Rescale, add_group, rescale_groups, rescale_panel, rescale8,
 };
-use super::weight::{CpuMatrix, groups, panel_scales, row_scales};
+use super::weight::{CpuMatrix, group_scales, groups, panel_scales};
 use crate::activations::Quantized;
 use crate::isa::{Isa, LANES, PANEL_ROWS, prefetch};
 
@@ -121,11 +122,13 @@ impl DotSink<'_, '_> {
 
     /// Takes the dots of eight tokens from `token` on with one row: `[groups]`.
     #[inline(always)]
-    pub(super) fn push8(&mut self, token: usize, row: usize, dots: &[[i32; 8]]) {
+    pub(super) fn push8<I: Isa>(&mut self, isa: I, token: usize, row: usize, dots: &[[i32; 8]]) {
         match self {
             Self::Rescale { weight, first, x, out } => {
                 let Some(scales) = x.scales[token..].first_chunk() else { return };
-                let results = rescale8(row_scales(weight, row), dots, scales);
+                let mut buffer = ScaleBuffer::default();
+                let of_row = group_scales(isa, weight, row..row + 1, &mut buffer);
+                let results = rescale8(of_row, dots, scales);
                 for (out, result) in out[token..].iter_mut().zip(results) {
                     out[row - *first] = result;
                 }

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::rescale::rescale;
+use super::rescale::Rescale;
 use super::weight::{CpuWeight, row_blocks};
 use crate::activations::Quantized;
 use crate::exec::ExecContext;
@@ -53,7 +53,13 @@ pub(super) fn sparse_token(
     }
     let mut dots = PoolBuffer::scratch(weight.matrix.rows(), exec.scratch_pool)?;
     column_dots(transposed, occupied, &mut dots, exec)?;
-    rescale(&weight.matrix, 0, &dots, x.scales[0], out);
+    exec.isa.run(Rescale {
+        weight: &weight.matrix,
+        row: 0,
+        dots: &dots,
+        activation_scale: x.scales[0],
+        out,
+    });
     let column_bytes = transposed.words().len() * 4 / cols.max(1);
     let traffic = exec.traffic;
     traffic.ternary_bytes.fetch_add((occupied.len() * column_bytes) as u64, Ordering::Relaxed);

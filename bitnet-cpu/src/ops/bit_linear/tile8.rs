@@ -116,6 +116,6 @@ pub(super) fn tile8_by_groups<I: Isa>(
             }
         }
         // What is behind the last group is padding.
-        sink.push8(tile.start, row, &dots[..groups]);
+        sink.push8(isa, tile.start, row, &dots[..groups]);
     }
 }

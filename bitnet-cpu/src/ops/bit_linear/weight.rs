@@ -3,9 +3,9 @@
 use std::any::Any;
 use std::ops::Range;
 
+use super::canonical::{CanonicalMatrix, ScaleBuffer};
 use super::packed::PackedMatrix;
-use super::scaled;
-use crate::isa::{CodeBlock, PANEL_ROWS, Vbmi};
+use crate::isa::{CodeBlock, FloatLanes, PANEL_ROWS, Vbmi};
 use bitnet_core::backend::TernaryWeight;
 use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::memory::HybridMemoryPool;
@@ -21,13 +21,8 @@ pub(crate) fn parts_layout(vbmi: Option<Vbmi>) -> String {
 /// The rows of a ternary matrix, in the layout that the kernels read.
 #[derive(Debug)]
 pub(crate) enum CpuMatrix {
-    /// Two bits a trit: the canonical layout. Weights of +2, which are code 3, take the same kernels, because their scales
-    /// are those of groups of at most four blocks, and no sum in 16 bits goes beyond a group.
-    Canonical {
-        matrix: TernaryMatrix,
-        /// Whether [`super::scaled`] takes it.
-        exact: bool,
-    },
+    /// Two bits a weight.
+    Canonical(CanonicalMatrix),
     /// 1.6 bits a trit.
     Packed(PackedMatrix),
 }
@@ -35,30 +30,29 @@ pub(crate) enum CpuMatrix {
 impl CpuMatrix {
     /// Packs a matrix where that makes decoding faster: with VBMI, no scales for groups, and too many weights for a
     /// cache.
-    fn new(matrix: TernaryMatrix, vbmi: Option<Vbmi>, pool: &HybridMemoryPool) -> Result<Self> {
+    pub(super) fn new(
+        matrix: TernaryMatrix,
+        vbmi: Option<Vbmi>,
+        pool: &HybridMemoryPool,
+    ) -> Result<Self> {
         match vbmi {
             Some(vbmi) if PackedMatrix::takes(&matrix) => {
                 Ok(Self::Packed(PackedMatrix::new(&matrix, vbmi, pool)?))
             }
-            _ => Ok(Self::canonical(matrix)),
+            _ => Ok(Self::Canonical(CanonicalMatrix::new(matrix, pool)?)),
         }
-    }
-
-    pub(super) fn canonical(matrix: TernaryMatrix) -> Self {
-        let exact = scaled::is_exact(&matrix);
-        Self::Canonical { matrix, exact }
     }
 
     pub(crate) fn rows(&self) -> usize {
         match self {
-            Self::Canonical { matrix, .. } => matrix.rows(),
+            Self::Canonical(matrix) => matrix.rows(),
             Self::Packed(matrix) => matrix.rows(),
         }
     }
 
     pub(crate) fn cols(&self) -> usize {
         match self {
-            Self::Canonical { matrix, .. } => matrix.cols(),
+            Self::Canonical(matrix) => matrix.cols(),
             Self::Packed(matrix) => matrix.cols(),
         }
     }
@@ -66,15 +60,16 @@ impl CpuMatrix {
     #[inline]
     pub(crate) fn granularity(&self) -> ScaleGranularity {
         match self {
-            Self::Canonical { matrix, .. } => matrix.granularity(),
+            Self::Canonical(matrix) => matrix.granularity(),
             Self::Packed(matrix) => matrix.granularity(),
         }
     }
 
+    /// The scales of a matrix without groups.
     #[inline]
     pub(crate) fn scales(&self) -> &[f32] {
         match self {
-            Self::Canonical { matrix, .. } => matrix.scales(),
+            Self::Canonical(matrix) => matrix.scales(),
             Self::Packed(matrix) => matrix.scales(),
         }
     }
@@ -83,7 +78,7 @@ impl CpuMatrix {
     #[inline(always)]
     pub(super) fn row_blocks(&self, row: usize) -> &[CodeBlock] {
         match self {
-            Self::Canonical { matrix, .. } => row_blocks(matrix, row),
+            Self::Canonical(matrix) => matrix.row_blocks(row),
             Self::Packed(_) => &[],
         }
     }
@@ -92,7 +87,7 @@ impl CpuMatrix {
     #[inline(always)]
     pub(super) fn blocks(&self) -> &[CodeBlock] {
         match self {
-            Self::Canonical { matrix, .. } => matrix.words().as_chunks().0,
+            Self::Canonical(matrix) => matrix.blocks(),
             Self::Packed(_) => &[],
         }
     }
@@ -100,7 +95,7 @@ impl CpuMatrix {
     /// Bytes of the codes.
     pub(crate) fn code_bytes(&self) -> usize {
         match self {
-            Self::Canonical { matrix, .. } => matrix.words().len() * 4,
+            Self::Canonical(matrix) => matrix.code_bytes(),
             Self::Packed(matrix) => matrix.codes().as_flattened().len(),
         }
     }
@@ -111,7 +106,11 @@ impl CpuMatrix {
     }
 
     fn bytes(&self) -> usize {
-        self.code_bytes() + size_of_val(self.scales())
+        let scale_bytes = match self {
+            Self::Canonical(matrix) => matrix.scale_bytes(),
+            Self::Packed(matrix) => size_of_val(matrix.scales()),
+        };
+        self.code_bytes() + scale_bytes
     }
 }
 
@@ -156,7 +155,7 @@ impl CpuWeight {
             Some(vbmi) if PackedMatrix::is_in(parts) => {
                 CpuMatrix::Packed(PackedMatrix::from_parts(parts, vbmi)?)
             }
-            _ => CpuMatrix::canonical(parts.matrix("rows")?),
+            _ => CpuMatrix::Canonical(CanonicalMatrix::from_parts(parts)?),
         };
         let transposed = if parts.has_matrix("columns") {
             let transposed = parts.matrix("columns")?;
@@ -196,7 +195,7 @@ impl TernaryWeight for CpuWeight {
     fn parts(&self) -> PreparedParts {
         let mut parts = PreparedParts::default();
         match &self.matrix {
-            CpuMatrix::Canonical { matrix, .. } => parts.put_matrix("rows", matrix),
+            CpuMatrix::Canonical(matrix) => matrix.put_in(&mut parts),
             CpuMatrix::Packed(matrix) => matrix.put_in(&mut parts),
         }
         if let Some(transposed) = &self.transposed {
@@ -219,10 +218,10 @@ pub(crate) fn matrix(weight: &dyn TernaryWeight) -> Result<&CpuMatrix> {
     own(weight).map(CpuWeight::matrix)
 }
 
-/// A row as blocks of 128 codes.
+/// A row of a ternary matrix as blocks of 128 codes.
 #[inline(always)]
-pub(super) fn row_blocks(weight: &TernaryMatrix, row: usize) -> &[CodeBlock] {
-    weight.row_words(row).as_chunks().0
+pub(super) fn row_blocks(matrix: &TernaryMatrix, row: usize) -> &[CodeBlock] {
+    matrix.row_words(row).as_chunks().0
 }
 
 /// Runs of elements along a row that share a scale.
@@ -233,16 +232,20 @@ pub(super) fn groups(weight: &CpuMatrix) -> usize {
     }
 }
 
-/// The scales of one row, one for each group.
+/// The scales of the groups of some rows, one row after the other; none of a weight without groups.
 #[inline(always)]
-pub(super) fn row_scales(weight: &CpuMatrix, row: usize) -> &[f32] {
-    match weight.granularity() {
-        ScaleGranularity::Tensor => weight.scales(),
-        ScaleGranularity::Row => &weight.scales()[row..row + 1],
-        ScaleGranularity::Group(n) => {
-            let groups = weight.cols() / n;
-            &weight.scales()[row * groups..(row + 1) * groups]
+pub(super) fn group_scales<'a, I: FloatLanes>(
+    isa: I,
+    weight: &'a CpuMatrix,
+    rows: Range<usize>,
+    buffer: &'a mut ScaleBuffer,
+) -> &'a [f32] {
+    match (weight, weight.granularity()) {
+        (CpuMatrix::Canonical(matrix), ScaleGranularity::Group(_)) => {
+            let groups = groups(weight);
+            matrix.group_scales(isa, rows.start * groups..rows.end * groups, buffer)
         }
+        _ => &[],
     }
 }
 

@@ -1,0 +1,339 @@
+//! Weights of two bits each, in the canonical layout, with the scales of groups in half precision where that is exact.
+
+use std::ops::Range;
+
+use super::scaled;
+use crate::isa::{CodeBlock, FloatLanes, LANES, f16_to_f32};
+use bitnet_core::backend::prepared_parts::PreparedParts;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Shared};
+use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix, check_words};
+use bitnet_core::{Error, Result};
+use smallvec::SmallVec;
+
+/// A `[rows, cols]` matrix of codes. Weights of +2, which are code 3, take the same kernels as trits, because their scales
+/// are those of groups of at most four blocks, and no sum in 16 bits goes beyond a group.
+#[derive(Debug)]
+pub(crate) struct CanonicalMatrix {
+    rows: usize,
+    cols: usize,
+    /// Weights of +2.
+    doubled: usize,
+    granularity: ScaleGranularity,
+    words: Shared<u32>,
+    scales: Scales,
+    /// Whether [`super::scaled`] takes it.
+    exact: bool,
+}
+
+#[derive(Debug)]
+enum Scales {
+    Float(Shared<f32>),
+    /// Little-endian half precision, of groups.
+    Half(Shared<u8>),
+}
+
+/// Scales of some groups, as f32.
+#[derive(Debug, Default)]
+pub(super) struct ScaleBuffer(SmallVec<[f32; 256]>);
+
+/// Returns the bits of a half that is the same number, -0 included.
+fn exact_half(scale: f32) -> Option<u16> {
+    let half = half::f16::from_f32(scale);
+    (half.to_f32().to_bits() == scale.to_bits()).then(|| half.to_bits())
+}
+
+/// Returns the scales in half precision, in the pool; `None` where one would be rounded.
+fn halves(scales: &[f32], pool: &HybridMemoryPool) -> Result<Option<Shared<u8>>> {
+    if scales.iter().any(|scale| exact_half(*scale).is_none()) {
+        return Ok(None);
+    }
+    let mut bytes = PoolBuffer::scratch(2 * scales.len(), pool)?;
+    for (two, scale) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(scales) {
+        *two = exact_half(*scale).unwrap_or_default().to_le_bytes();
+    }
+    Ok(Some(Shared::new(bytes)))
+}
+
+impl CanonicalMatrix {
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(super) fn new(matrix: TernaryMatrix, pool: &HybridMemoryPool) -> Result<Self> {
+        let halves = match matrix.granularity() {
+            ScaleGranularity::Group(_) => halves(matrix.scales(), pool)?,
+            ScaleGranularity::Tensor | ScaleGranularity::Row => None,
+        };
+        Ok(match halves {
+            Some(halves) => Self { scales: Scales::Half(halves), ..Self::of_floats(&matrix) },
+            None => Self::of_floats(&matrix),
+        })
+    }
+
+    fn of_floats(matrix: &TernaryMatrix) -> Self {
+        Self {
+            rows: matrix.rows(),
+            cols: matrix.cols(),
+            doubled: matrix.doubled(),
+            granularity: matrix.granularity(),
+            words: matrix.shared_words(),
+            scales: Scales::Float(matrix.shared_scales()),
+            exact: scaled::is_exact(matrix.granularity(), matrix.cols(), matrix.scales()),
+        }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    #[inline]
+    pub(super) fn granularity(&self) -> ScaleGranularity {
+        self.granularity
+    }
+
+    /// Returns whether [`super::scaled`] takes the matrix.
+    #[inline]
+    pub(super) fn is_exact(&self) -> bool {
+        self.exact
+    }
+
+    /// Returns the scales of a matrix without groups.
+    #[inline]
+    pub(super) fn scales(&self) -> &[f32] {
+        match &self.scales {
+            Scales::Float(scales) => scales,
+            Scales::Half(_) => &[],
+        }
+    }
+
+    /// Returns the scales of some groups, counted from the first one of the first row.
+    #[inline(always)]
+    pub(super) fn group_scales<'a, I: FloatLanes>(
+        &'a self,
+        isa: I,
+        groups: Range<usize>,
+        buffer: &'a mut ScaleBuffer,
+    ) -> &'a [f32] {
+        let halves = match &self.scales {
+            Scales::Float(scales) => return &scales[groups],
+            Scales::Half(halves) => &halves.as_chunks::<2>().0[groups],
+        };
+        let ScaleBuffer(buffer) = buffer;
+        buffer.clear();
+        let (whole, rest) = halves.as_chunks::<LANES>();
+        for sixteen in whole {
+            buffer.extend_from_slice(&isa.store(isa.load_f16(sixteen)));
+        }
+        buffer.extend(rest.iter().map(|half| f16_to_f32(u16::from_le_bytes(*half))));
+        buffer
+    }
+
+    /// Returns the blocks of all rows, one row after the other.
+    #[inline(always)]
+    pub(super) fn blocks(&self) -> &[CodeBlock] {
+        self.words.as_chunks().0
+    }
+
+    /// Returns a row as blocks of 128 codes.
+    #[inline(always)]
+    pub(super) fn row_blocks(&self, row: usize) -> &[CodeBlock] {
+        let width = self.cols.div_ceil(ROW_BLOCK);
+        &self.blocks()[row * width..(row + 1) * width]
+    }
+
+    /// Bytes of the codes.
+    pub(super) fn code_bytes(&self) -> usize {
+        size_of_val(&*self.words)
+    }
+
+    /// Bytes of the scales.
+    pub(super) fn scale_bytes(&self) -> usize {
+        match &self.scales {
+            Scales::Float(scales) => size_of_val(&**scales),
+            Scales::Half(halves) => halves.len(),
+        }
+    }
+
+    /// Adds the arrays from which [`CanonicalMatrix::from_parts`] restores the matrix.
+    pub(super) fn put_in(&self, parts: &mut PreparedParts) {
+        let (kind, group) = match (&self.scales, self.granularity) {
+            (Scales::Half(_), ScaleGranularity::Group(n)) => (HALF, n),
+            (_, ScaleGranularity::Group(n)) => (FLOAT, n),
+            (_, ScaleGranularity::Row) => (FLOAT, 1),
+            (_, ScaleGranularity::Tensor) => (FLOAT, 0),
+        };
+        let shape = [kind, self.rows, self.cols, group, self.doubled];
+        let shape = shape.iter().flat_map(|n| (*n as u64).to_ne_bytes()).collect::<Vec<u8>>();
+        // Numbers fit bytes at any address.
+        let none = || Vec::new().into();
+        let scales = match &self.scales {
+            Scales::Float(scales) => scales.cast::<u8>().unwrap_or_else(none),
+            Scales::Half(halves) => halves.clone(),
+        };
+        parts.put("rows.shape", shape.into());
+        parts.put("rows.scales", scales);
+        parts.put("rows.words", self.words.cast::<u8>().unwrap_or_else(none));
+    }
+
+    /// # Errors
+    /// [`Error::BadPart`] for arrays that are missing, of another length, or hold scales that are not finite, those of
+    /// [`TernaryMatrix::from_words`] and of [`check_words`].
+    pub(super) fn from_parts(parts: &PreparedParts) -> Result<Self> {
+        let bad = |part: &str, problem: &str| Error::BadPart {
+            part: format!("rows.{part}"),
+            problem: problem.into(),
+        };
+        let (&[kind, rows, cols, group, doubled], []) = parts.get("rows.shape")?.as_chunks::<8>()
+        else {
+            return Err(bad("shape", "is not 40 bytes long"));
+        };
+        let [kind, rows, cols, group, doubled] =
+            [kind, rows, cols, group, doubled].map(|n| usize::try_from(u64::from_ne_bytes(n)));
+        let (Ok(kind), Ok(rows), Ok(cols), Ok(group), Ok(doubled)) =
+            (kind, rows, cols, group, doubled)
+        else {
+            return Err(bad("shape", "exceeds the address space"));
+        };
+        let granularity = match group {
+            0 => ScaleGranularity::Tensor,
+            1 => ScaleGranularity::Row,
+            n => ScaleGranularity::Group(n),
+        };
+        let words = parts.get("rows.words")?.cast();
+        let words: Shared<u32> = words.ok_or_else(|| bad("words", "is not an array of words"))?;
+        let scales = parts.get("rows.scales")?;
+        let found = match kind {
+            FLOAT => {
+                let scales = scales.cast().ok_or_else(|| bad("scales", "is not of numbers"))?;
+                let scales: Shared<f32> = scales;
+                let matrix = match doubled {
+                    0 => TernaryMatrix::from_words(rows, cols, words, granularity, scales)?,
+                    _ => TernaryMatrix::from_words_with_doubled(
+                        rows,
+                        cols,
+                        words,
+                        granularity,
+                        scales,
+                    )?,
+                };
+                Self::of_floats(&matrix)
+            }
+            HALF if matches!(granularity, ScaleGranularity::Group(_)) => {
+                let found = check_words(rows, cols, &words, granularity, doubled > 0)?;
+                let (halves, rest) = scales.as_chunks::<2>();
+                let count = granularity.scale_count(rows, cols)?;
+                let is_finite = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7c00 != 0x7c00;
+                if halves.len() != count || !rest.is_empty() || !halves.iter().all(is_finite) {
+                    return Err(bad("scales", "are too many, too few or not finite"));
+                }
+                let floats = halves.iter().map(|half| f16_to_f32(u16::from_le_bytes(*half)));
+                let exact = scaled::is_exact_of(granularity, cols, floats);
+                let scales = Scales::Half(scales.clone());
+                Self { rows, cols, doubled: found, granularity, words, scales, exact }
+            }
+            _ => return Err(bad("shape", "has scales of an unknown kind")),
+        };
+        let problem = "has another number of weights of +2 than its words";
+        if found.doubled == doubled { Ok(found) } else { Err(bad("shape", problem)) }
+    }
+}
+
+/// Scales as f32, in the shape of prepared parts.
+const FLOAT: usize = 0;
+/// Scales in half precision.
+const HALF: usize = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::AnyIsa;
+    use bitnet_core::ternary::TernaryBuilder;
+
+    fn matrix(scales: Vec<f32>, code: u8) -> TernaryMatrix {
+        let mut builder = TernaryBuilder::new(3, 20 * 64).unwrap().accept_doubled();
+        for row in 0..3 {
+            builder.push_row(&vec![(row + code) % 4; 20 * 64]).unwrap();
+        }
+        builder.finish(ScaleGranularity::Group(64), scales).unwrap()
+    }
+
+    /// The numbers of half precision whose place is a multiple of a step: 60 of them, both signs, zeros and subnormals.
+    fn half_scales() -> Vec<f32> {
+        (0..60u16).map(|i| f16_to_f32((i * 517) | ((i % 2) << 15))).collect()
+    }
+
+    #[test]
+    fn scales_of_groups_are_held_in_half_precision_only_where_that_is_exact() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let scales = half_scales();
+        let held = CanonicalMatrix::new(matrix(scales.clone(), 0), &pool).unwrap();
+        assert_eq!(held.scale_bytes(), 120);
+        for isa in bitnet_core::simd::IsaLevel::available().into_iter().filter_map(AnyIsa::detect) {
+            for range in [0..60, 7..8, 20..40, 3..59, 5..5] {
+                struct Of<'a>(&'a CanonicalMatrix, Range<usize>);
+                impl crate::isa::Op for Of<'_> {
+                    type Output = Vec<u32>;
+                    fn eval<I: crate::isa::Isa>(self, isa: I) -> Vec<u32> {
+                        let mut buffer = ScaleBuffer::default();
+                        let scales = self.0.group_scales(isa, self.1, &mut buffer);
+                        scales.iter().map(|scale| scale.to_bits()).collect()
+                    }
+                }
+                let bits: Vec<u32> = scales[range.clone()].iter().map(|s| s.to_bits()).collect();
+                assert_eq!(isa.run(Of(&held, range)), bits, "{isa:?}");
+            }
+        }
+        for other in [0.1f32, 1e-10, 70000.0] {
+            let mut scales = scales.clone();
+            scales[31] = other;
+            let held = CanonicalMatrix::new(matrix(scales, 0), &pool).unwrap();
+            assert_eq!(held.scale_bytes(), 240, "{other}");
+        }
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_are_refused() {
+        let pool = HybridMemoryPool::new().unwrap();
+        for scales in [half_scales(), vec![0.1; 60]] {
+            let held = CanonicalMatrix::new(matrix(scales, 1), &pool).unwrap();
+            let mut parts = PreparedParts::default();
+            held.put_in(&mut parts);
+            let again = CanonicalMatrix::from_parts(&parts).unwrap();
+            assert_eq!(
+                (again.blocks(), again.doubled, again.exact),
+                (held.blocks(), 1280, held.exact)
+            );
+            let changed = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+                let mut parts = PreparedParts::default();
+                for (part, bytes) in again_parts(&held).iter() {
+                    let mut bytes = bytes.to_vec();
+                    if part == name {
+                        change(&mut bytes);
+                    }
+                    parts.put(part, bytes.into());
+                }
+                CanonicalMatrix::from_parts(&parts).map(drop)
+            };
+            assert!(changed("rows.shape", &|_| {}).is_ok());
+            for place in [0, 8, 16, 24, 32] {
+                assert!(changed("rows.shape", &|bytes| bytes[place] ^= 4).is_err(), "{place}");
+            }
+            assert!(changed("rows.shape", &|bytes| bytes.truncate(32)).is_err());
+            assert!(changed("rows.scales", &|bytes| bytes.truncate(118)).is_err());
+            assert!(
+                changed("rows.scales", &|bytes| bytes.fill(0x7f)).is_err()
+                    || held.scale_bytes() == 240
+            );
+            assert!(changed("rows.words", &|bytes| bytes[0] = 0xff).is_err());
+            assert!(changed("rows.words", &|bytes| bytes.truncate(4)).is_err());
+        }
+    }
+
+    fn again_parts(held: &CanonicalMatrix) -> PreparedParts {
+        let mut parts = PreparedParts::default();
+        held.put_in(&mut parts);
+        parts
+    }
+}
