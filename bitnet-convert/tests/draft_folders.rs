@@ -108,7 +108,8 @@ fn a_layer_goes_to_a_folder_and_comes_back() {
     ];
     published.extend(modules.map(|module| format!("mtp.layers.0.{module}.weight")));
     let mut found = names(&folder);
-    (published.sort(), found.sort());
+    published.sort();
+    found.sort();
     assert_eq!(found, published);
     // Published checkpoints hold every norm of the layer as its distance from 1.
     let file = GgufFile::open(&source).unwrap();
