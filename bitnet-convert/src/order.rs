@@ -233,17 +233,15 @@ mod tests {
 
     #[test]
     fn weights_of_code_3_move_with_their_columns() {
-        let cols = Moved::Heads { first: 0, head: 2, key_heads: 2, each: 2, to: HeadOrder::Tiled };
+        let cols = Moved::Heads { first: 0, head: 64, key_heads: 2, each: 2, to: HeadOrder::Tiled };
         let order = Order { rows: None, cols: Some(cols) };
-        let trits = [1, 0, -1, 1, 0, 1, -1, 1];
-        let matrix =
-            TernaryMatrix::from_trits(1, 8, &trits, ScaleGranularity::Row, vec![0.5]).unwrap();
-        let weights = DoubledWeights::new(&matrix, &[(0, 3), (0, 5)]).unwrap();
+        let mut codes = vec![1; 256];
+        (codes[3], codes[130]) = (3, 3);
+        let mut builder = TernaryBuilder::new(1, 256).unwrap().accept_doubled();
+        builder.push_row(&codes).unwrap();
+        let matrix = builder.finish(ScaleGranularity::Group(64), vec![0.5; 4]).unwrap();
         let moved = order.apply("x", &matrix).unwrap();
-        let weights = order.apply_doubled(&moved, &weights).unwrap();
-        // Columns 2 and 3 change places with 4 and 5.
-        let places: Vec<u32> = weights.row(0).iter().map(|weight| weight.col).collect();
-        assert_eq!(places, [3, 5]);
-        assert_eq!(moved.to_trits(), [1, 0, 0, 1, -1, 1, -1, 1]);
+        // The second 64 columns change places with the third.
+        assert_eq!((moved.doubled(), moved.trit(0, 3), moved.trit(0, 66)), (2, 2, 2));
     }
 }
