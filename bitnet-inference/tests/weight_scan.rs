@@ -83,7 +83,8 @@ fn options(folder: &Path) -> LoadOptions {
 }
 
 /// Tensors that are settings: a file with a wrong number in them is refused before any weight is scanned.
-const READ_ON_OPENING: [&str; 2] = ["rope_factors_short.weight", "rope_freqs.weight"];
+const READ_ON_OPENING: [&str; 3] =
+    ["rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight"];
 
 fn scan(path: &Path, options: &LoadOptions) -> Vec<WeightFault> {
     let files = ModelFiles::open(ModelSource::Path(path), options).unwrap();
