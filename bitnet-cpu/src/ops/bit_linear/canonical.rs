@@ -1,4 +1,6 @@
-//! Weights of two bits each, in the canonical layout, with the scales of groups in half precision where that is exact.
+//! Weights of two bits each, in the canonical layout, with the scales of groups of 64 in half precision where that is
+//! exact: they are a fifth of the bytes of a token in f32. With larger groups, converting them takes longer than reading
+//! them.
 
 use std::ops::Range;
 
@@ -28,7 +30,7 @@ pub(crate) struct CanonicalMatrix {
 #[derive(Debug)]
 enum Scales {
     Float(Shared<f32>),
-    /// Little-endian half precision, of groups.
+    /// Little-endian half precision, of groups, and [`LANES`] zeros after them, so that vectors can be loaded anywhere.
     Half(Shared<u8>),
 }
 
@@ -47,9 +49,10 @@ fn halves(scales: &[f32], pool: &HybridMemoryPool) -> Result<Option<Shared<u8>>>
     if scales.iter().any(|scale| exact_half(*scale).is_none()) {
         return Ok(None);
     }
-    let mut bytes = PoolBuffer::scratch(2 * scales.len(), pool)?;
-    for (two, scale) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(scales) {
-        *two = exact_half(*scale).unwrap_or_default().to_le_bytes();
+    let mut bytes = PoolBuffer::scratch(2 * (scales.len() + LANES), pool)?;
+    let numbers = scales.iter().copied().chain([0.0; LANES]);
+    for (two, scale) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
+        *two = exact_half(scale).unwrap_or_default().to_le_bytes();
     }
     Ok(Some(Shared::new(bytes)))
 }
@@ -59,8 +62,8 @@ impl CanonicalMatrix {
     /// [`Error::OutOfMemory`].
     pub(super) fn new(matrix: TernaryMatrix, pool: &HybridMemoryPool) -> Result<Self> {
         let halves = match matrix.granularity() {
-            ScaleGranularity::Group(_) => halves(matrix.scales(), pool)?,
-            ScaleGranularity::Tensor | ScaleGranularity::Row => None,
+            ScaleGranularity::Group(64) => halves(matrix.scales(), pool)?,
+            _ => None,
         };
         Ok(match halves {
             Some(halves) => Self { scales: Scales::Half(halves), ..Self::of_floats(&matrix) },
@@ -118,16 +121,18 @@ impl CanonicalMatrix {
     ) -> &'a [f32] {
         let halves = match &self.scales {
             Scales::Float(scales) => return &scales[groups],
-            Scales::Half(halves) => &halves.as_chunks::<2>().0[groups],
+            Scales::Half(halves) => &halves.as_chunks::<2>().0[groups.start..],
         };
-        let ScaleBuffer(buffer) = buffer;
-        buffer.clear();
-        let (whole, rest) = halves.as_chunks::<LANES>();
-        for sixteen in whole {
-            buffer.extend_from_slice(&isa.store(isa.load_f16(sixteen)));
+        let (ScaleBuffer(buffer), count) = (buffer, groups.len());
+        let len = count.next_multiple_of(LANES);
+        if buffer.len() != len {
+            buffer.resize(len, 0.0);
         }
-        buffer.extend(rest.iter().map(|half| f16_to_f32(u16::from_le_bytes(*half))));
-        buffer
+        let sixteens = halves.as_chunks::<LANES>().0.iter();
+        for (out, sixteen) in buffer.as_chunks_mut::<LANES>().0.iter_mut().zip(sixteens) {
+            *out = isa.store(isa.load_f16(sixteen));
+        }
+        &buffer[..count]
     }
 
     /// Returns the blocks of all rows, one row after the other.
@@ -223,9 +228,10 @@ impl CanonicalMatrix {
             HALF if matches!(granularity, ScaleGranularity::Group(_)) => {
                 let found = check_words(rows, cols, &words, granularity, doubled > 0)?;
                 let (halves, rest) = scales.as_chunks::<2>();
-                let count = granularity.scale_count(rows, cols)?;
+                let count = granularity.scale_count(rows, cols)?.checked_add(LANES);
                 let is_finite = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7c00 != 0x7c00;
-                if halves.len() != count || !rest.is_empty() || !halves.iter().all(is_finite) {
+                if Some(halves.len()) != count || !rest.is_empty() || !halves.iter().all(is_finite)
+                {
                     return Err(bad("scales", "are too many, too few or not finite"));
                 }
                 let floats = halves.iter().map(|half| f16_to_f32(u16::from_le_bytes(*half)));
@@ -269,7 +275,7 @@ mod tests {
         let pool = HybridMemoryPool::new().unwrap();
         let scales = half_scales();
         let held = CanonicalMatrix::new(matrix(scales.clone(), 0), &pool).unwrap();
-        assert_eq!(held.scale_bytes(), 120);
+        assert_eq!(held.scale_bytes(), 120 + 32);
         for isa in bitnet_core::simd::IsaLevel::available().into_iter().filter_map(AnyIsa::detect) {
             for range in [0..60, 7..8, 20..40, 3..59, 5..5] {
                 struct Of<'a>(&'a CanonicalMatrix, Range<usize>);
@@ -321,7 +327,7 @@ mod tests {
                 assert!(changed("rows.shape", &|bytes| bytes[place] ^= 4).is_err(), "{place}");
             }
             assert!(changed("rows.shape", &|bytes| bytes.truncate(32)).is_err());
-            assert!(changed("rows.scales", &|bytes| bytes.truncate(118)).is_err());
+            assert!(changed("rows.scales", &|bytes| bytes.truncate(150)).is_err());
             assert!(
                 changed("rows.scales", &|bytes| bytes.fill(0x7f)).is_err()
                     || held.scale_bytes() == 240

@@ -12,6 +12,7 @@ use super::grouped::{group_halves, lanes};
 use super::weight::{CpuMatrix, group_scales, groups};
 use crate::activations::{INT8_TILE, Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op, prefetch};
+use crate::ops::pieces::pieces;
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::ScaleGranularity;
@@ -139,6 +140,9 @@ fn row_sums<I: Isa, const T: usize, const B: usize, const HALVES: bool>(
     doubles.map(|doubles| isa.reduce_doubles(doubles))
 }
 
+/// Rows whose scales are converted together, so that few rows wait for them.
+const SCALE_ROWS: usize = 8;
+
 /// Some rows of a [`ScaledGemm`]: `out[token][row - first] = x · weightᵀ`.
 pub(super) struct ScaledRows<'g, 'a, 'b> {
     pub(super) gemm: &'g ScaledGemm<'a>,
@@ -155,23 +159,26 @@ impl Op for ScaledRows<'_, '_, '_> {
         let Self { gemm, rows, first, out } = self;
         let (x, rest) = (gemm.x, gemm.rest);
         let mut buffer = ScaleBuffer::default();
-        for row in rows {
-            let place = row - first;
-            let scales = group_scales(isa, gemm.weight, row..row + 1, &mut buffer);
-            let row = (gemm.weight.row_blocks(row), scales);
-            for tile in int8_tiles(rest.tokens.start) {
-                gemm.row::<I, INT8_TILE>(isa, row, &tile, x.tile(&tile), place, out);
-            }
-            let (tokens, blocks) = (&rest.tokens, rest.blocks(x));
-            match tokens.len() {
-                0 => {}
-                1 => gemm.row::<I, 1>(isa, row, tokens, blocks, place, out),
-                2 => gemm.row::<I, 2>(isa, row, tokens, blocks, place, out),
-                3 => gemm.row::<I, 3>(isa, row, tokens, blocks, place, out),
-                4 => gemm.row::<I, 4>(isa, row, tokens, blocks, place, out),
-                5 => gemm.row::<I, 5>(isa, row, tokens, blocks, place, out),
-                6 => gemm.row::<I, 6>(isa, row, tokens, blocks, place, out),
-                _ => gemm.row::<I, 7>(isa, row, tokens, blocks, place, out),
+        let groups = groups(gemm.weight).max(1);
+        for rows in pieces(rows, SCALE_ROWS) {
+            let scales = group_scales(isa, gemm.weight, rows.clone(), &mut buffer);
+            for (row, scales) in rows.zip(scales.chunks_exact(groups)) {
+                let place = row - first;
+                let row = (gemm.weight.row_blocks(row), scales);
+                for tile in int8_tiles(rest.tokens.start) {
+                    gemm.row::<I, INT8_TILE>(isa, row, &tile, x.tile(&tile), place, out);
+                }
+                let (tokens, blocks) = (&rest.tokens, rest.blocks(x));
+                match tokens.len() {
+                    0 => {}
+                    1 => gemm.row::<I, 1>(isa, row, tokens, blocks, place, out),
+                    2 => gemm.row::<I, 2>(isa, row, tokens, blocks, place, out),
+                    3 => gemm.row::<I, 3>(isa, row, tokens, blocks, place, out),
+                    4 => gemm.row::<I, 4>(isa, row, tokens, blocks, place, out),
+                    5 => gemm.row::<I, 5>(isa, row, tokens, blocks, place, out),
+                    6 => gemm.row::<I, 6>(isa, row, tokens, blocks, place, out),
+                    _ => gemm.row::<I, 7>(isa, row, tokens, blocks, place, out),
+                }
             }
         }
     }
