@@ -143,6 +143,9 @@ pub enum InferenceError {
     /// The chat template could not be read or rendered.
     #[error(transparent)]
     Template(#[from] crate::chat::TemplateError),
+    /// A list of tools could not be read.
+    #[error(transparent)]
+    Tools(#[from] crate::chat::ToolsError),
     /// The system refused a file.
     #[error("{}: {source}; {}", path.display(), bitnet_core::file_advice(source.kind()))]
     Io {

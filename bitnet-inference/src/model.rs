@@ -12,7 +12,7 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_cpu::CpuOptions;
 use bitnet_formats::gguf::GgufFile;
 
-use crate::chat::{ChatTemplate, Message, RenderOptions, TemplateError};
+use crate::chat::{ChatTemplate, TemplateError};
 use crate::generate::{GenerateOptions, Generated};
 use crate::loader::{
     Checkpoint, DraftSource, GgufCheckpoint, HfCheckpoint, LoadOptions, ModelFacts,
@@ -229,32 +229,6 @@ impl Model {
         let tokenizer =
             self.tokenizer.as_ref().ok_or_else(|| InferenceError::no_tokenizer("text"))?;
         Ok(tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?)
-    }
-
-    /// Returns the tokens of a conversation, ending where the assistant's answer begins.
-    ///
-    /// # Errors
-    /// [`InferenceError::UnsupportedOperation`] if the model has no chat template, [`InferenceError::Template`] if it
-    /// can't be used or refuses the conversation; those of the tokenizer.
-    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let tokenizer =
-            self.tokenizer.as_ref().ok_or_else(|| InferenceError::no_tokenizer("text"))?;
-        let template = self.template().ok_or_else(|| {
-            InferenceError::unsupported(
-                "chatting with a model that has no chat template",
-                "give one with --chat-template, or use `bitnet run` to continue a text",
-            )
-        })?;
-        let template = template.map_err(Clone::clone)?;
-        let options = RenderOptions {
-            add_generation_prompt: true,
-            special_tokens: Some(tokenizer.special_tokens()),
-            ..RenderOptions::default()
-        };
-        let rendered = template.render(messages, &options)?;
-        // The template writes the beginning-of-text token itself, if there is to be one.
-        Ok(tokenizer
-            .encode(&rendered, EncodeOptions { add_special: false, parse_special: true })?)
     }
 
     /// Continues `prompt` greedily by at most `max_tokens` tokens: the simplest way to use a model.

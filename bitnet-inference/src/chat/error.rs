@@ -72,6 +72,22 @@ pub enum TemplateError {
         /// The template's own words.
         message: String,
     },
+    /// The template leaves the tools out of the prompt.
+    #[error(
+        "{name}: the template does not tell the model about tools; leave --tools out, or choose a template that does with --chat-template"
+    )]
+    NoTools {
+        /// What the template is called.
+        name: String,
+    },
+    /// The template has no switch for reasoning.
+    #[error(
+        "{name}: the template has no switch for reasoning (enable_thinking); leave --think and --no-think out"
+    )]
+    NoThinkingSwitch {
+        /// What the template is called.
+        name: String,
+    },
     /// Rendering failed.
     #[error(
         "{name}: {problem}; the template does not fit these messages, or uses what is not supported"

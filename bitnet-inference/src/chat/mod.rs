@@ -3,6 +3,7 @@
 //! A template comes with a model and is a program: it runs within a budget of steps, work, memory and output, cannot
 //! reach files, and is tried once when it is loaded.
 
+mod answer;
 mod arguments;
 mod budget;
 mod builtin;
@@ -10,13 +11,16 @@ mod clock;
 mod error;
 mod filters;
 mod json;
+mod message;
 mod methods;
 mod numbers;
 mod operators;
 mod percent;
+mod prompt;
 mod python;
 mod sequences;
 mod source;
+mod tools;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,11 +31,17 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 
+pub use answer::{
+    Answer, AnswerEvent, AnswerFormat, AnswerNote, AnswerParser, CallSyntax, Delimiters,
+};
 pub use builtin::{Builtin, is_broken_bitnet_template};
 pub use clock::strftime;
 pub use error::TemplateError;
+pub use message::{FunctionCall, Message, ToolCall, ToolKind};
+pub use prompt::ChatOptions;
 pub(crate) use source::ModelTemplates;
 pub use source::TemplateChoice;
+pub use tools::{Tools, ToolsError};
 
 use crate::tokenizer::SpecialTokens;
 use budget::{Budget, Stop};
@@ -57,22 +67,6 @@ const BRANCHES: usize = 150;
 /// Calls within calls.
 const RECURSION: usize = 100;
 
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of a role.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
-
 /// What a template receives beside the messages.
 #[derive(Debug, Clone, Default)]
 pub struct RenderOptions<'a> {
@@ -84,6 +78,11 @@ pub struct RenderOptions<'a> {
     pub eos_token: &'a str,
     /// All named special tokens of the model: each is a variable of its name.
     pub special_tokens: Option<&'a SpecialTokens>,
+    /// Functions that the model may call.
+    pub tools: Option<&'a Tools>,
+    /// Whether the model reasons before it answers, where the template has a switch (`enable_thinking`); `None` leaves
+    /// it to the template.
+    pub enable_thinking: Option<bool>,
     /// Further variables. They come from the program, never from a request.
     pub extra: serde_json::Map<String, serde_json::Value>,
     /// The time of `strftime_now` in seconds since 1970 (UTC); by default that of the system's clock.
@@ -154,10 +153,8 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions<'_>,
     ) -> Result<String, TemplateError> {
-        let size: u64 = messages
-            .iter()
-            .map(|message| (message.role.len() + message.content.len()) as u64)
-            .sum();
+        let size: u64 = messages.iter().map(|message| message.size() as u64).sum();
+        let size = size.saturating_add(options.tools.map_or(0, Tools::size) as u64);
         let budget = Arc::new(Budget::new(
             WORK.saturating_add(size.saturating_mul(WORK_PER_BYTE)),
             TEXT.saturating_add(size.saturating_mul(TEXT_PER_BYTE)),
@@ -276,12 +273,19 @@ fn context(messages: &[Message], options: &RenderOptions<'_>) -> Value {
     let named = named.into_iter().filter(|(_, text)| !text.is_empty());
     let named = named.map(|(key, text)| (key.to_owned(), Value::from(text)));
     let own = [
-        ("messages", Value::from(Serde(messages))),
+        (
+            "messages",
+            messages.iter().map(|message| Value::from(Serde(message.for_template()))).collect(),
+        ),
         ("add_generation_prompt", Value::from(options.add_generation_prompt)),
-        ("tools", Value::from(())),
+        (
+            "tools",
+            options.tools.map_or(Value::from(()), |tools| Value::from(Serde(tools.as_list()))),
+        ),
         ("documents", Value::from(())),
     ];
-    let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let thinking = options.enable_thinking.map(|on| ("enable_thinking", Value::from(on)));
+    let own = own.into_iter().chain(thinking).map(|(key, value)| (key.to_owned(), value));
     let extra = options.extra.iter().map(|(key, value)| (key.clone(), Value::from(Serde(value))));
     Value::from_pairs(special.chain(named).chain(own).chain(extra))
 }

@@ -13,6 +13,7 @@ use crate::{InferenceError, Result};
 mod stop;
 
 pub use stop::StopFilter;
+pub(crate) use stop::longest_suffix_prefix;
 
 /// What to write and when to stop.
 #[derive(Debug, Clone, PartialEq)]

@@ -42,7 +42,7 @@ impl StopFilter {
 }
 
 /// Length of the longest end of `text` that `stop` begins with; shorter than `stop`.
-fn longest_suffix_prefix(text: &str, stop: &str) -> usize {
+pub(crate) fn longest_suffix_prefix(text: &str, stop: &str) -> usize {
     let most = text.len().min(stop.len().saturating_sub(1));
     (1..=most)
         .rev()
