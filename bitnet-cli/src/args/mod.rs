@@ -1,5 +1,6 @@
 //! Command-line arguments.
 
+mod answer;
 mod convert;
 mod drafts;
 pub(crate) mod general;
@@ -18,6 +19,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::bench::args::BenchArgs;
 use crate::commands::calibrate::args::CalibrateArgs;
+pub(crate) use answer::{AnswerArgs, ReasoningView};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use drafts::{Draft, DraftArgs};
 pub(crate) use general::General;

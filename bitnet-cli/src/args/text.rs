@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::answer::AnswerArgs;
 use super::drafts::DraftArgs;
 use super::sampling::SamplingArgs;
 
@@ -39,6 +40,12 @@ pub(crate) struct RunArgs {
     /// Print a memory report at the end (on standard error; with --json as `memory`)
     #[arg(long)]
     pub(crate) memory_report: bool,
+    /// Send the text as a message by the model's chat template and print the answer, instead of continuing the text
+    /// (implied by --tools, --think, --no-think and --reasoning)
+    #[arg(long)]
+    pub(crate) message: bool,
+    #[command(flatten)]
+    pub(crate) answer: AnswerArgs,
     #[command(flatten)]
     pub(crate) drafts: DraftArgs,
     #[command(flatten)]
@@ -51,6 +58,8 @@ pub(crate) struct ChatArgs {
     /// The system prompt
     #[arg(long, alias = "system-prompt", value_name = "TEXT")]
     pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) answer: AnswerArgs,
     #[command(flatten)]
     pub(crate) drafts: DraftArgs,
     #[command(flatten)]

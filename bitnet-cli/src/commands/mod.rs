@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod cache;
 pub(crate) mod calibrate;

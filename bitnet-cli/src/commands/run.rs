@@ -1,25 +1,41 @@
-//! `bitnet run`: continues a text.
+//! `bitnet run`: continues a text, or answers a message.
+
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use bitnet_inference::chat::{AnswerFormat, AnswerParser, Message};
 use bitnet_inference::{FinishReason, GenerateOptions};
 use serde_json::json;
 
+use super::answer::{self, AnswerWriter};
 use super::{Outcome, memory, sampling};
-use crate::args::{Cli, RunArgs};
+use crate::args::{AnswerArgs, Cli, RunArgs};
 use crate::interrupt::Listener;
 use crate::output::{Output, document};
 use crate::{input_text, load};
 
-/// Continues the prompt and streams the text.
+/// Returns whether the text is a message, to be answered, instead of a beginning to be continued.
+fn is_message(args: &RunArgs) -> bool {
+    let AnswerArgs { tools, think, no_think, reasoning } = &args.answer;
+    args.message || tools.is_some() || *think || *no_think || reasoning.is_some()
+}
+
+/// Continues the prompt, or answers it, and streams the text.
 pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outcome> {
     let prompt = input_text::prompt(&args.text)?;
+    let chat_options = answer::chat_options(&args.answer)?;
     let pool = args.memory_report.then(memory::recorded_pool).transpose()?;
     let (model, draft) = load::with_drafts(pool.as_ref(), cli, &args.drafts, output)?;
     let seed = cli.general.seed().unwrap_or_else(sampling::random_seed);
     let options = GenerateOptions { draft, ..sampling::options(&args.sampling, &model, seed) };
     let mut session = load::session(cli, &model, output)?;
     load::check_length(&model, &prompt, session.capacity())?;
-    let tokens = model.encode_prompt(&prompt)?;
+    let (tokens, parser) = if is_message(args) {
+        let rendered = model.render_chat(&[Message::new("user", &prompt)], &chat_options)?;
+        (model.encode_rendered(&rendered)?, model.answer_parser(&rendered, &chat_options))
+    } else {
+        (model.encode_prompt(&prompt)?, AnswerParser::new(AnswerFormat::default(), Arc::default()))
+    };
     if tokens.is_empty() {
         bail!("the prompt is empty and the model has no BOS token; add some text");
     }
@@ -28,29 +44,20 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outc
 
     let listener = Listener::new();
     let mut written = Ok(());
-    let mut ends_line = true;
-    let quiet = output.json;
     let mut text_so_far = String::new();
-    let mut show = |text: &str, output: &mut Output| {
-        if !quiet && !text.is_empty() && written.is_ok() {
-            ends_line = text.ends_with('\n');
-            written = output.stream(text);
-        }
-        written.is_ok()
-    };
-    if !args.no_echo {
-        show(&prompt, output);
+    let mut writer = AnswerWriter::new(parser, args.answer.reasoning, output);
+    if !args.no_echo && !is_message(args) {
+        writer.echo(&prompt, output)?;
     }
     let generation = session.generate(&tokens, &options)?.cancel_when(|| listener.asked());
     let generated = sampling::write(generation, |text| {
         text_so_far.push_str(text);
-        show(text, output)
+        written = writer.push(text, output);
+        written.is_ok()
     });
     written?;
+    let answer = writer.finish(output)?;
     let interrupted = listener.asked();
-    if !quiet && !ends_line {
-        output.stream("\n")?;
-    }
     document::set_partial(json!({
         "text": text_so_far,
         "seed": options.sampler.seed,
@@ -64,6 +71,9 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outc
         let mut value = sampling::to_json(&generated, &options);
         value["model"] = json!(model.facts().file);
         value["prompt"] = json!(prompt);
+        if is_message(args) {
+            answer::add_to_json(&mut value, &answer);
+        }
         if let Some(pool) = &pool {
             value["memory"] = memory::Used::now(pool, &files).to_json();
         }

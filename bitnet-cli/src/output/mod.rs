@@ -145,6 +145,22 @@ impl Output {
         print(&text)
     }
 
+    /// Prints a piece of generated text like [`Self::stream`], dimmed.
+    pub(crate) fn stream_dim(&mut self, text: &str) -> Result<()> {
+        let text: Cow<'_, str> = match self.stdout_width() {
+            Some(width) => self.stream.push(&without_controls(text), width).into(),
+            None if self.stdout_is_terminal => without_controls(text),
+            None => text.into(),
+        };
+        if text.is_empty() { Ok(()) } else { print(&self.style.dim(&text)) }
+    }
+
+    /// Prints the delayed word of a dimmed stream.
+    pub(crate) fn end_stream_dim(&mut self) -> Result<()> {
+        let text = self.stdout_width().map(|width| self.stream.flush(width)).unwrap_or_default();
+        if text.is_empty() { Ok(()) } else { print(&self.style.dim(&text)) }
+    }
+
     /// Prints the delayed word of a stream.
     pub(crate) fn end_stream(&mut self) -> Result<()> {
         match self.stdout_width() {
@@ -187,6 +203,15 @@ impl Output {
         let text = in_one_line(error);
         let label = self.note_style.bad("error:");
         self.remark(&format!("{label} {}", without_controls(&text)));
+    }
+
+    /// Replaces the line of a folded text on standard error, if that is a terminal; an empty text removes it.
+    pub(crate) fn fold_line(&mut self, text: &str) {
+        if self.stderr_is_terminal {
+            // A failure to print a remark is not an error here: the next write reports it.
+            let _ = write!(io::stderr(), "\r\x1b[K{}", self.note_style.dim(text));
+            let _ = io::stderr().flush();
+        }
     }
 
     /// Returns a progress display on standard error for long work: a self-overwriting line on a terminal, occasional

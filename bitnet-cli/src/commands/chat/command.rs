@@ -1,5 +1,9 @@
 //! Chat commands: lines that begin with a slash.
 
+use clap::ValueEnum;
+
+use crate::args::ReasoningView;
+
 /// The text of `/help`.
 pub(crate) const HELP: &str = "\
 /system [TEXT]  show, or set, the system prompt (the conversation starts again)
@@ -8,6 +12,12 @@ pub(crate) const HELP: &str = "\
 /retry          answer the last question again, with another seed unless it is fixed
 /save FILE      keep the conversation in a file (JSON)
 /load FILE      go on with a conversation from a file
+/tools [FILE]   list the tools, or load others (a JSON file; nothing is executed)
+/result FILE    take the result of the pending call from a file; any other line is the result itself
+/reasoning [HOW]
+                show the reasoning of the last answer, or set what is shown: show, fold, hide
+/think, /no-think
+                switch the reasoning of the model on or off, where its template has a switch
 /stats          measurements of the last answer
 /seed [N]       fix the seed; without N another one for each answer
 /temp X         temperature; 0 always takes the likeliest token
@@ -24,6 +34,10 @@ pub(crate) enum Command<'a> {
     Retry,
     Save(&'a str),
     Load(&'a str),
+    Tools(Option<&'a str>),
+    ToolResult(&'a str),
+    Reasoning(Option<ReasoningView>),
+    Think(bool),
     Stats,
     Seed(Option<u64>),
     Temp(f32),
@@ -46,6 +60,15 @@ pub(crate) fn parse(line: &str) -> Option<Result<Command<'_>, String>> {
         "/retry" => Ok(Command::Retry),
         "/save" => file().map(Command::Save),
         "/load" => file().map(Command::Load),
+        "/tools" => Ok(Command::Tools((!rest.is_empty()).then_some(rest))),
+        "/result" => file().map(Command::ToolResult),
+        "/reasoning" if rest.is_empty() => Ok(Command::Reasoning(None)),
+        "/reasoning" => match ReasoningView::from_str(rest, true) {
+            Ok(view) => Ok(Command::Reasoning(Some(view))),
+            Err(_) => Err("/reasoning takes show, fold or hide".into()),
+        },
+        "/think" => Ok(Command::Think(true)),
+        "/no-think" | "/no_think" => Ok(Command::Think(false)),
         "/stats" => Ok(Command::Stats),
         "/seed" if rest.is_empty() => Ok(Command::Seed(None)),
         "/seed" => rest
@@ -74,7 +97,23 @@ mod tests {
         assert_eq!(parse("/seed"), Some(Ok(Command::Seed(None))));
         assert_eq!(parse("/temp 0.5"), Some(Ok(Command::Temp(0.5))));
         assert_eq!(parse("/save my file.json"), Some(Ok(Command::Save("my file.json"))));
-        for wrong in ["/save", "/temp", "/temp -1", "/temp NaN", "/seed x", "/nonsense", "/"] {
+        assert_eq!(parse("/tools"), Some(Ok(Command::Tools(None))));
+        assert_eq!(parse("/tools a b.json"), Some(Ok(Command::Tools(Some("a b.json")))));
+        assert_eq!(
+            parse("/reasoning show"),
+            Some(Ok(Command::Reasoning(Some(ReasoningView::Show))))
+        );
+        for wrong in [
+            "/reasoning no",
+            "/result",
+            "/save",
+            "/temp",
+            "/temp -1",
+            "/temp NaN",
+            "/seed x",
+            "/nonsense",
+            "/",
+        ] {
             assert!(matches!(parse(wrong), Some(Err(_))), "{wrong}");
         }
     }

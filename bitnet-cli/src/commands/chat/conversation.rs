@@ -1,7 +1,8 @@
 //! A conversation, and the part of it that fits the context.
 
-use anyhow::{Context, Result};
-use bitnet_inference::chat::Message;
+use anyhow::{Context, Result, bail};
+use bitnet_inference::chat::{Message, ToolCall};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Turns of user and assistant, after an optional system prompt.
@@ -11,11 +12,12 @@ pub(crate) struct Conversation {
     pub(crate) turns: Vec<Turn>,
 }
 
-/// Pairs of user message and answer; the last turn may have no answer yet.
+/// A user message and what follows it: an answer, or calls with their results and the answer to these.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Turn {
     user: String,
-    answer: Option<String>,
+    /// Messages of the roles `assistant` and `tool`.
+    after: Vec<Message>,
 }
 
 impl Conversation {
@@ -31,14 +33,33 @@ impl Conversation {
 
     /// Adds a user message.
     pub(crate) fn ask(&mut self, text: &str) {
-        self.turns.push(Turn { user: text.to_owned(), answer: None });
+        self.turns.push(Turn { user: text.to_owned(), after: Vec::new() });
     }
 
-    /// Sets the answer to the last message.
-    pub(crate) fn answer(&mut self, text: &str) {
+    /// Adds an answer to the last message, or the result of a call.
+    pub(crate) fn add(&mut self, message: Message) {
         if let Some(turn) = self.turns.last_mut() {
-            turn.answer = Some(text.to_owned());
+            turn.after.push(message);
         }
+    }
+
+    /// Returns the first call of the last answer that has no result yet.
+    pub(crate) fn pending_call(&self) -> Option<&ToolCall> {
+        let after = &self.turns.last()?.after;
+        let asked = after.iter().rposition(|message| message.role != "tool")?;
+        let (calls, results) = (&after.get(asked)?.tool_calls, after.len() - asked - 1);
+        calls.get(results)
+    }
+
+    /// Returns the number of calls so far.
+    pub(crate) fn calls(&self) -> usize {
+        self.turns.iter().flat_map(|turn| &turn.after).map(|m| m.tool_calls.len()).sum()
+    }
+
+    /// Returns the reasoning of the last answer.
+    pub(crate) fn last_reasoning(&self) -> Option<&str> {
+        let mut after = self.turns.last()?.after.iter().rev();
+        after.find(|message| message.role == "assistant")?.reasoning_content.as_deref()
     }
 
     /// Removes the last turn and returns its user message.
@@ -48,12 +69,10 @@ impl Conversation {
 
     /// Returns the system prompt and the messages from turn `first`.
     pub(crate) fn messages(&self, first: usize) -> Vec<Message> {
-        let message =
-            |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-        let mut out: Vec<Message> = self.system.iter().map(|s| message("system", s)).collect();
+        let mut out: Vec<Message> = self.system.iter().map(|s| Message::new("system", s)).collect();
         for turn in self.turns.iter().skip(first) {
-            out.push(message("user", &turn.user));
-            out.extend(turn.answer.iter().map(|answer| message("assistant", answer)));
+            out.push(Message::new("user", &turn.user));
+            out.extend(turn.after.iter().cloned());
         }
         out
     }
@@ -66,7 +85,7 @@ impl Conversation {
                 out.push('\n');
             }
             out.push_str(&turn.user);
-            out.push_str(turn.answer.as_deref().unwrap_or_default());
+            turn.after.iter().for_each(|message| out.push_str(&message.content));
         }
         out
     }
@@ -76,7 +95,7 @@ impl Conversation {
     pub(crate) fn fitting(
         &self,
         limit: usize,
-        tokens: impl Fn(usize) -> Result<Vec<u32>>,
+        mut tokens: impl FnMut(usize) -> Result<Vec<u32>>,
     ) -> Result<(usize, Vec<u32>)> {
         let last = self.turns.len().saturating_sub(1);
         let mut first = 0;
@@ -89,14 +108,9 @@ impl Conversation {
         }
     }
 
-    /// Serialises the conversation.
+    /// Serialises the conversation: messages with the fields of OpenAI's chat API.
     pub(crate) fn to_json(&self) -> Value {
-        let messages: Vec<Value> = self
-            .messages(0)
-            .iter()
-            .map(|m| json!({ "role": m.role, "content": m.content }))
-            .collect();
-        json!({ "messages": messages })
+        json!({ "messages": self.messages(0) })
     }
 
     /// Parses the output of [`Conversation::to_json`].
@@ -104,17 +118,26 @@ impl Conversation {
         let messages = value["messages"].as_array().context("no list called \"messages\"")?;
         let mut out = Self::default();
         for (index, message) in messages.iter().enumerate() {
-            let content = message["content"]
-                .as_str()
-                .with_context(|| format!("message {index} has no content"))?;
-            let unanswered = out.turns.last().is_some_and(|turn| turn.answer.is_none());
-            match message["role"].as_str() {
-                Some("system") if index == 0 => out.set_system(content),
-                Some("user") if !unanswered => out.ask(content),
-                Some("assistant") if unanswered => out.answer(content),
-                role => anyhow::bail!(
+            let has_calls = message.get("tool_calls").is_some_and(|calls| !calls.is_null());
+            if !message["content"].is_string() && !has_calls {
+                bail!("message {index} has no content");
+            }
+            let message = Message::deserialize(message)
+                .with_context(|| format!("message {index} is not a message"))?;
+            let last = out.turns.last().map(|turn| turn.after.last());
+            let (in_turn, is_answered) = match last {
+                None => (false, true),
+                Some(last) => (true, last.is_some_and(|last| last.role == "assistant")),
+            };
+            let is_pending = out.pending_call().is_some();
+            match message.role.as_str() {
+                "system" if index == 0 => out.set_system(&message.content),
+                "user" if is_answered && !is_pending => out.ask(&message.content),
+                "assistant" if in_turn && !is_answered && !is_pending => out.add(message),
+                "tool" if is_pending => out.add(message),
+                role => bail!(
                     "message {index} has role {role:?}; expected are an optional system message, then user and \
-                     assistant in turn"
+                     assistant in turn, and a tool message for each call of an assistant message"
                 ),
             }
         }
@@ -129,7 +152,7 @@ mod tests {
     fn example() -> Conversation {
         let mut c = Conversation::new(Some("Be kind.".into()));
         c.ask("Hi");
-        c.answer("Hello!");
+        c.add(Message::new("assistant", "Hello!"));
         c.ask("Bye");
         c
     }
@@ -161,15 +184,40 @@ mod tests {
     #[test]
     fn files_round_trip_and_invalid_ones_are_errors() {
         let mut c = example();
-        c.answer("See you.");
+        c.add(Message::new("assistant", "See you."));
         assert_eq!(Conversation::from_json(&c.to_json()).unwrap(), c);
         for wrong in [
             json!({}),
             json!({ "messages": [{ "role": "assistant", "content": "x" }] }),
             json!({ "messages": [{ "role": "user" }] }),
             json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "user", "content": "b" }] }),
+            json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "tool", "content": "b" }] }),
+            json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "assistant", "tool_calls": [{}] }] }),
         ] {
             assert!(Conversation::from_json(&wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn each_call_waits_for_its_result() {
+        let call = |name: &str| json!({ "id": name, "type": "function", "function": { "name": name, "arguments": "{}" } });
+        let value = json!({ "messages": [
+            { "role": "user", "content": "a" },
+            { "role": "assistant", "content": "", "reasoning_content": "r", "tool_calls": [call("f"), call("g")] },
+        ] });
+        let mut c = Conversation::from_json(&value).unwrap();
+        assert_eq!((c.calls(), c.last_reasoning()), (2, Some("r")));
+        for name in ["f", "g"] {
+            let pending = c.pending_call().unwrap().clone();
+            assert_eq!(pending.function.name, name);
+            assert_eq!(Conversation::from_json(&c.to_json()).unwrap(), c);
+            c.add(Message::tool_result(&pending, "1"));
+        }
+        assert_eq!(c.pending_call(), None);
+        c.add(Message::new("assistant", "Done."));
+        assert_eq!(Conversation::from_json(&c.to_json()).unwrap(), c);
+        let roles: Vec<String> = c.messages(0).into_iter().map(|m| m.role).collect();
+        assert_eq!(roles, ["user", "assistant", "tool", "tool", "assistant"]);
+        assert_eq!((c.undo().as_deref(), c.pending_call()), (Some("a"), None));
     }
 }

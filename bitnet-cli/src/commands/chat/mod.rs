@@ -8,11 +8,13 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use bitnet_inference::chat::{AnswerParser, ChatOptions, Message};
 use bitnet_inference::{FinishReason, GenerateOptions, Generated, Model, Session};
 use serde_json::json;
 
+use super::answer::{self, AnswerWriter};
 use super::{Outcome, sampling};
-use crate::args::{ChatArgs, Cli};
+use crate::args::{ChatArgs, Cli, ReasoningView};
 use crate::input_text::{self, LONGEST_SETTINGS};
 use crate::interrupt::{self, Listener};
 use crate::load;
@@ -27,10 +29,12 @@ const ANSWER_PART: usize = 4;
 
 /// Runs the chat until the user leaves.
 pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Outcome> {
+    let chat_options = answer::chat_options(&args.answer)?;
     let (model, draft) = load::with_drafts(None, cli, &args.drafts, output)?;
     if let Some(Err(problem)) = model.template() {
         return Err(problem.clone().into());
     }
+    check(&model, &chat_options)?;
     let session = load::session(cli, &model, output)?;
     let options = GenerateOptions { draft, ..sampling::options(&args.sampling, &model, 0) };
     options.sampler.validate(model.config().vocab_size)?;
@@ -41,6 +45,8 @@ pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Out
         options,
         seed: cli.general.seed(),
         conversation: Conversation::new(args.system.clone()),
+        chat_options,
+        reasoning: args.answer.reasoning,
         left_out: 0,
         last: None,
         interactive,
@@ -60,6 +66,9 @@ struct Chat<'m> {
     /// The seed set by the user.
     seed: Option<u64>,
     conversation: Conversation,
+    chat_options: ChatOptions,
+    /// What is shown of the reasoning, if the user said so.
+    reasoning: Option<ReasoningView>,
     /// The number of dropped oldest turns.
     left_out: usize,
     last: Option<Generated>,
@@ -83,7 +92,11 @@ impl Chat<'_> {
     fn talk(&mut self, input: &mut Input, output: &mut Output) -> Result<Outcome> {
         let mut interrupted_before = false;
         loop {
-            let line = match input.read("> ")? {
+            let prompt = match self.conversation.pending_call() {
+                Some(call) => format!("result of {}> ", without_controls(&call.function.name)),
+                None => "> ".to_owned(),
+            };
+            let line = match input.read(&prompt)? {
                 Line::Text(line) => line,
                 Line::End => return Ok(Outcome::Done),
                 Line::Interrupt if interrupted_before => return Ok(Outcome::Interrupted),
@@ -102,10 +115,14 @@ impl Chat<'_> {
                 Some(Ok(command)) => self.obey(&command, output),
                 Some(Err(problem)) => Err(anyhow::anyhow!(problem)),
                 None => {
-                    self.conversation.ask(
-                        line.strip_prefix('/').filter(|l| l.starts_with('/')).unwrap_or(&line),
-                    );
-                    self.answer(output)
+                    let text =
+                        line.strip_prefix('/').filter(|l| l.starts_with('/')).unwrap_or(&line);
+                    if self.conversation.pending_call().is_some() {
+                        self.take_result(text, output)
+                    } else {
+                        self.conversation.ask(text);
+                        self.answer(output)
+                    }
                 }
             };
             match done {
@@ -166,6 +183,26 @@ impl Chat<'_> {
                     count(self.conversation.turns.len(), "turn")
                 ));
             }
+            Command::Tools(None) => self.list_tools(output),
+            Command::Tools(Some(file)) => self.load_tools(Path::new(file), output)?,
+            Command::ToolResult(file) => {
+                if self.conversation.pending_call().is_none() {
+                    bail!("no call waits for a result");
+                }
+                let text = input_text::read_text(Path::new(file), LONGEST_SETTINGS)?;
+                return self.take_result(text.trim_end_matches(['\n', '\r']), output);
+            }
+            Command::Reasoning(Some(view)) => self.reasoning = Some(view),
+            Command::Reasoning(None) => {
+                let text = self.conversation.last_reasoning().unwrap_or("no reasoning");
+                output.note(&without_controls(text));
+            }
+            Command::Think(on) => {
+                let options =
+                    ChatOptions { enable_thinking: Some(on), ..self.chat_options.clone() };
+                check(self.model, &options)?;
+                self.chat_options = options;
+            }
             Command::Stats => {
                 let text = match &self.last {
                     Some(generated) => sampling::summary(generated, &self.options),
@@ -188,6 +225,36 @@ impl Chat<'_> {
         self.last = None;
     }
 
+    /// Takes the result of the pending call, and answers once no other call waits for one.
+    fn take_result(&mut self, text: &str, output: &mut Output) -> Result<()> {
+        let Some(call) = self.conversation.pending_call() else { return Ok(()) };
+        let message = Message::tool_result(call, text);
+        self.conversation.add(message);
+        if self.conversation.pending_call().is_some() { Ok(()) } else { self.answer(output) }
+    }
+
+    fn list_tools(&self, output: &mut Output) {
+        let tools = &self.chat_options.tools;
+        if tools.is_empty() {
+            output.note("no tools; /tools FILE loads some");
+        }
+        for function in tools.functions() {
+            let text = |key: &str| function[key].as_str().unwrap_or_default();
+            let line = format!("{}  {}", text("name"), text("description"));
+            output.note(without_controls(&line).trim_end());
+        }
+    }
+
+    fn load_tools(&mut self, path: &Path, output: &mut Output) -> Result<()> {
+        let tools = answer::read_tools(path)?;
+        let options = ChatOptions { tools, ..self.chat_options.clone() };
+        check(self.model, &options)?;
+        self.chat_options = options;
+        let number = count(self.chat_options.tools.len(), "tool");
+        output.note(&format!("{number} loaded from {}", path.display()));
+        Ok(())
+    }
+
     /// Answers the last message, or removes it on failure.
     fn answer(&mut self, output: &mut Output) -> Result<()> {
         let answered = self.try_answer(output);
@@ -198,27 +265,22 @@ impl Chat<'_> {
     }
 
     fn try_answer(&mut self, output: &mut Output) -> Result<()> {
-        let tokens = self.prompt(output)?;
+        let (tokens, parser) = self.prompt(output)?;
         self.options.sampler.seed = self.seed.unwrap_or_else(sampling::random_seed);
         let listener = Listener::new();
         let mut shown = Ok(());
-        let mut ends_line = true;
         let mut text_so_far = String::new();
         let json = output.json;
+        let mut writer = AnswerWriter::new(parser, self.reasoning, output);
         let generation = self.session.generate(&tokens, &self.options)?;
         let generation = generation.cancel_when(|| listener.asked());
         let generated = sampling::write(generation, |text| {
             text_so_far.push_str(text);
-            if !json && !text.is_empty() && shown.is_ok() {
-                ends_line = text.ends_with('\n');
-                shown = output.stream(text);
-            }
+            shown = writer.push(text, output);
             shown.is_ok()
         });
         shown?;
-        if !json && !ends_line {
-            output.stream("\n")?;
-        }
+        let answer = writer.finish(output)?;
         document::set_partial(json!({ "text": text_so_far }));
         let generated = generated?;
         self.interrupted = generated.finish == FinishReason::Cancelled;
@@ -231,28 +293,35 @@ impl Chat<'_> {
             _ => {}
         }
         document::set_partial(json!({}));
-        self.conversation.answer(&generated.text);
         if json {
             let mut value = sampling::to_json(&generated, &self.options);
+            answer::add_to_json(&mut value, &answer);
             value["turns_left_out"] = json!(self.left_out);
             output.json_line(&value)?;
         } else if output.verbose {
             output.note(&sampling::summary(&generated, &self.options));
         }
         self.last = Some(generated);
+        self.conversation.add(answer.message);
+        if self.interactive && self.conversation.pending_call().is_some() {
+            output.note("type the result of the call, or /result FILE; /undo takes the turn back");
+        }
         Ok(())
     }
 
-    /// Returns the tokens of the part of the conversation that fits.
-    fn prompt(&mut self, output: &mut Output) -> Result<Vec<u32>> {
+    /// Returns the tokens of the part of the conversation that fits, and a parser for the answer to it.
+    fn prompt(&mut self, output: &mut Output) -> Result<(Vec<u32>, AnswerParser)> {
         let capacity = self.session.capacity();
         let reserve = (capacity / ANSWER_PART).min(self.options.max_tokens);
-        let (conversation, model) = (&self.conversation, self.model);
+        let (conversation, model, options) = (&self.conversation, self.model, &self.chat_options);
+        let mut parser = model.answer_parser("", options);
         let (first, tokens) = conversation.fitting(capacity - reserve, |first| {
-            Ok(match model.template() {
-                Some(_) => model.encode_chat(&conversation.messages(first))?,
-                None => model.encode_prompt(&conversation.text(first))?,
-            })
+            if model.template().is_none() {
+                return Ok(model.encode_prompt(&conversation.text(first))?);
+            }
+            let prompt = model.render_chat(&conversation.messages(first), options)?;
+            parser = model.answer_parser(&prompt, options);
+            Ok(model.encode_rendered(&prompt)?)
         })?;
         if tokens.is_empty() {
             bail!(
@@ -272,7 +341,16 @@ impl Chat<'_> {
             ));
         }
         self.left_out = first;
-        Ok(tokens)
+        Ok((tokens, parser.first_call(self.conversation.calls())))
+    }
+}
+
+/// Checks that the model's template makes use of the options.
+fn check(model: &Model, options: &ChatOptions) -> Result<()> {
+    match model.template() {
+        Some(template) => Ok(template.map_err(Clone::clone)?.check(options)?),
+        None if options.tools.is_empty() && options.enable_thinking.is_none() => Ok(()),
+        None => bail!("tools and reasoning need a chat template; set one with --chat-template"),
     }
 }
 
