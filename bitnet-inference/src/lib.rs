@@ -58,7 +58,7 @@
 //! |---|---|
 //! | [`loader`] | containers, the facts that files leave open, decoding |
 //! | [`models`] | the decoder, its layers and settings |
-//! | [`tokenizer`], [`chat`] | text to tokens and back; conversations |
+//! | [`tokenizer`], [`chat`] | text to tokens and back; conversations, tools, reasoning and calls in answers |
 //! | [`sampler`] | logits to a token |
 #![forbid(unsafe_code)]
 

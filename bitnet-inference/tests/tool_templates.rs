@@ -129,7 +129,7 @@ fn answers_that_templates_write_are_read_back() {
         }
         assert_eq!(read.content.trim(), last.content.trim(), "{} {answer:?}", case.name);
         assert_eq!(values(&read.tool_calls), values(&last.tool_calls), "{} {answer:?}", case.name);
-        if answer.contains("</think>") {
+        if answer.contains("</think>") || answer.contains("<|thought_end|>") {
             let reasoning = last.reasoning_content.as_deref().unwrap_or_default();
             assert_eq!(read.reasoning_content.unwrap_or_default(), reasoning.trim());
             counts.1 += usize::from(!reasoning.is_empty());
@@ -148,6 +148,7 @@ fn the_form_of_calls_follows_from_the_text_of_the_template() {
         ("hermes-think", CallSyntax::Hermes, true),
         ("xml", CallSyntax::Xml, true),
         ("llama", CallSyntax::Llama, false),
+        ("python", CallSyntax::Python, true),
     ] {
         let format = AnswerFormat::of_template(golden.templates[name].as_str().unwrap());
         assert_eq!((format.calls, format.reasoning.is_some()), (calls, reasons), "{name}");
@@ -162,7 +163,7 @@ fn options_that_a_template_does_not_use_are_refused() {
     let golden = Golden::read();
     let with_tools = ChatOptions { tools: golden.tools(), enable_thinking: None };
     let without_thinking = ChatOptions { enable_thinking: Some(false), ..ChatOptions::default() };
-    for name in ["hermes", "hermes-think", "xml", "llama"] {
+    for name in ["hermes", "hermes-think", "xml", "llama", "python"] {
         golden.template(name).check(&with_tools).unwrap();
     }
     golden.template("xml").check(&without_thinking).unwrap();

@@ -124,7 +124,7 @@ XML = r"""
 {%- endmacro %}
 {%- if not messages %}{{ raise_exception('No messages.') }}{% endif %}
 {%- set first = text_of(messages[0].content) | trim if messages[0].role == 'system' else '' %}
-{%- if tools and tools is iterable and tools is not mapping %}
+{%- if tools is iterable and tools | length > 0 and tools is not mapping %}
     {{- '<|im_start|>system\n# Tools\n\n<tools>' }}
     {%- for tool in tools %}{{ '\n' }}{{ tool | tojson }}{% endfor %}
     {{- '\n</tools>\n\n<tool_call>\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n</function>\n</tool_call>' }}
@@ -219,7 +219,29 @@ LLAMA = r"""
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}
 """
-TEMPLATES = {"hermes": HERMES, "hermes-think": HERMES_THINK, "xml": XML, "llama": LLAMA}
+# Calls as Python writes them, between tags, with the plan before them.
+PYTHON = r"""
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\n' }}
+    {%- if loop.first and tools %}{{ '# Functions\n' }}{% for tool in tools %}{{ tool.function | tojson }}{{ '\n' }}{% endfor %}{% endif %}
+    {%- if message.reasoning_content %}{{ '<|thought_start|>\n' + message.reasoning_content + '\n<|thought_end|>\n' }}{% endif %}
+    {{- message.content }}
+    {%- if message.tool_calls %}
+        {{- '<|tool_call_start|>\n```python\n' }}
+        {%- for call in message.tool_calls %}
+            {{- call.function.name + '(' }}
+            {%- for key, value in call.function.arguments | items %}
+                {{- ', ' if not loop.first }}{{ key ~ '=' ~ ([value] | string)[1:-1] }}
+            {%- endfor %}
+            {{- ')\n' }}
+        {%- endfor %}
+        {{- '```\n<|tool_call_end|>' }}
+    {%- endif %}
+    {{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
+"""
+TEMPLATES = {"python": PYTHON, "hermes": HERMES, "hermes-think": HERMES_THINK, "xml": XML, "llama": LLAMA}
 TEMPLATES = {name: source.lstrip("\n").rstrip("\n") for name, source in TEMPLATES.items()}
 
 TOOLS = [

@@ -15,6 +15,7 @@ mod memory;
 mod models;
 mod program;
 mod pulling;
+mod tools;
 mod untrained;
 mod weight_cache;
 mod weights;

@@ -50,6 +50,11 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
     env.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
     });
+    // `none` is not iterable in Python; an undefined value is.
+    env.add_test("iterable", |value: &Value| {
+        use ValueKind::{Iterable, Map, Seq, String, Undefined};
+        matches!(value.kind(), Iterable | Map | Seq | String | Undefined)
+    });
     env.add_test("callable", |value: &Value| {
         matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined)
     });

@@ -18,7 +18,8 @@ const KNOWN: [(&[&str], &[&str], bool); 5] = [
     (&["qwen2", "deepseek-r1-qwen"], &[QWEN2], false),
     (&["qwen35"], &[QWEN35], false),
     (&["falcon"], &FALCON, false),
-    (&["gpt-2", "phi-2"], &[GPT2], false),
+    // GPT-NeoX's vocabulary (TriLM) is "olmo" for the converter that knows it by OLMo's copy.
+    (&["gpt-2", "phi-2", "olmo"], &[GPT2], false),
 ];
 
 /// GGUF's name for cutting with these patterns in turn.

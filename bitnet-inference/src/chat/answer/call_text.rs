@@ -2,6 +2,7 @@
 
 use super::calls::{self, FUNCTION_END, PARAMETER_END};
 use super::json_text::JsonScan;
+use super::python_calls::from_python;
 use crate::chat::{FunctionCall, Tools};
 
 /// How a call is enclosed.
@@ -9,6 +10,8 @@ use crate::chat::{FunctionCall, Tools};
 pub(super) enum Kind {
     /// Between a tag and this one.
     Tagged(&'static str),
+    /// Between a tag and this one, as Python writes it.
+    Python(&'static str),
     /// From `<function=` to `</function>`.
     Function,
     /// A JSON object by itself.
@@ -37,8 +40,8 @@ pub(super) enum Progress {
     Ends {
         /// Bytes.
         length: usize,
-        /// The call, or what is wrong with it.
-        call: Result<FunctionCall, String>,
+        /// The calls, or what is wrong with them.
+        calls: Result<Vec<FunctionCall>, String>,
     },
     /// The text ends before it.
     Unfinished {
@@ -61,9 +64,9 @@ impl CallText {
         strict: bool,
         tools: &Tools,
     ) -> Progress {
-        let is_json = text.trim_start().starts_with('{');
+        let is_json = text.trim_start().starts_with('{') && !matches!(self.kind, Kind::Python(_));
         let close = match self.kind {
-            Kind::Tagged(close) => close,
+            Kind::Tagged(close) | Kind::Python(close) => close,
             Kind::Function => FUNCTION_END,
             Kind::Object => "",
         };
@@ -74,7 +77,10 @@ impl CallText {
                     let length = self.seen + close.len();
                     let whole =
                         if self.kind == Kind::Function { text.get(..length) } else { Some(body) };
-                    return Progress::Ends { length, call: read(whole.unwrap_or(body), tools) };
+                    return Progress::Ends {
+                        length,
+                        calls: self.read(whole.unwrap_or(body), tools),
+                    };
                 }
                 if close.starts_with(rest) && !finishing {
                     return Progress::Wait;
@@ -84,15 +90,15 @@ impl CallText {
             self.seen += 1;
             if self.kind == Kind::Object && self.scan.is_closed() {
                 let body = text.get(..self.seen).unwrap_or(text);
-                return Progress::Ends { length: self.seen, call: read(body, tools) };
+                return Progress::Ends { length: self.seen, calls: self.read(body, tools) };
             }
         }
         if !finishing {
             return Progress::Wait;
         }
         // The closing tag may be left out at the end of an answer.
-        match read(text, tools) {
-            Ok(call) => Progress::Ends { length: text.len(), call: Ok(call) },
+        match self.read(text, tools) {
+            Ok(calls) => Progress::Ends { length: text.len(), calls: Ok(calls) },
             Err(_) if !strict && !close.is_empty() && text.contains(close) => Progress::Restart,
             Err(_) => Progress::Unfinished { length: text.len() },
         }
@@ -104,15 +110,16 @@ impl CallText {
         match self.kind {
             Kind::Function => text.ends_with(PARAMETER_END) || !text.contains("<parameter="),
             Kind::Tagged(_) => is_json || !text.starts_with('<') || text.ends_with(FUNCTION_END),
-            Kind::Object => true,
+            Kind::Object | Kind::Python(_) => true,
         }
     }
-}
 
-fn read(body: &str, tools: &Tools) -> Result<FunctionCall, String> {
-    if body.trim_start().starts_with('<') {
-        calls::from_xml(body, tools)
-    } else {
-        calls::from_json(body)
+    fn read(&self, body: &str, tools: &Tools) -> Result<Vec<FunctionCall>, String> {
+        let text = body.trim_start();
+        match self.kind {
+            Kind::Python(_) => from_python(text),
+            _ if text.starts_with('<') => Ok(vec![calls::from_xml(text, tools)?]),
+            _ => Ok(vec![calls::from_json(text)?]),
+        }
     }
 }

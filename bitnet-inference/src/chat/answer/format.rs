@@ -29,6 +29,8 @@ pub enum CallSyntax {
     Hermes,
     /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>` (Qwen3-Coder, Qwen3.5).
     Xml,
+    /// `<|tool_call_start|>` and `<|tool_call_end|>` around calls as Python writes them (MiniCPM 3 and 4).
+    Python,
     /// An answer that is `{"name": …, "parameters": {…}}` (Llama 3), with or without `<|python_tag|>` before it.
     Llama,
 }
@@ -53,6 +55,8 @@ impl AnswerFormat {
             CallSyntax::Xml
         } else if has("<tool_call>") && !has("<arg_key>") {
             CallSyntax::Hermes
+        } else if has("<|tool_call_start|>") && has("<|tool_call_end|>") {
+            CallSyntax::Python
         } else if has("tool_calls") && has("\"name\": ") && has("\"parameters\": ") {
             CallSyntax::Llama
         } else {

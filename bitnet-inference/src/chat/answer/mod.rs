@@ -25,6 +25,7 @@ mod calls;
 mod format;
 mod json_text;
 mod parser;
+mod python_calls;
 #[cfg(test)]
 mod tests;
 

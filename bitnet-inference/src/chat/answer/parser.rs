@@ -10,6 +10,8 @@ use crate::generate::longest_suffix_prefix;
 
 const CALL: &str = "<tool_call>";
 const CALL_END: &str = "</tool_call>";
+const PYTHON: &str = "<|tool_call_start|>";
+const PYTHON_END: &str = "<|tool_call_end|>";
 const PYTHON_TAG: &str = "<|python_tag|>";
 
 /// Tells reasoning, text and calls of an answer apart while its text comes: see [`AnswerFormat`] and [`AnswerEvent`].
@@ -197,6 +199,7 @@ impl AnswerParser {
             _ if self.tools.is_empty() => &[],
             CallSyntax::None | CallSyntax::Llama => &[],
             CallSyntax::Hermes => &[(CALL, Kind::Tagged(CALL_END))],
+            CallSyntax::Python => &[(PYTHON, Kind::Python(PYTHON_END))],
             CallSyntax::Xml => &[(CALL, Kind::Tagged(CALL_END)), (FUNCTION, Kind::Function)],
         };
         let found = opens.iter().filter_map(|&(tag, kind)| Some((self.held.find(tag)?, tag, kind)));
@@ -233,15 +236,15 @@ impl AnswerParser {
         // A JSON object that is no call is an answer, unless a tag says otherwise.
         let is_announced = kind != Kind::Object || text.contains(PYTHON_TAG);
         match progress {
-            Progress::Ends { call: Ok(function), .. } => {
-                self.add_call(function);
+            Progress::Ends { calls: Ok(functions), .. } => {
+                functions.into_iter().for_each(|function| self.add_call(function));
                 match kind {
                     Kind::Object => self.state = State::NextObject,
                     Kind::Function => self.state = State::AfterFunction,
-                    Kind::Tagged(_) => {}
+                    Kind::Tagged(_) | Kind::Python(_) => {}
                 }
             }
-            Progress::Ends { call: Err(problem), .. } => {
+            Progress::Ends { calls: Err(problem), .. } => {
                 self.add_content(&text);
                 if is_announced {
                     self.notes.push(AnswerNote::MalformedCall { text, problem });

@@ -122,6 +122,18 @@ fn xml_calls_are_read_with_and_without_the_tag_around_them() {
 }
 
 #[test]
+fn python_calls_are_read() {
+    let check = |text: &str, content: &str, called: &[&str]| {
+        check(CallSyntax::Python, text, content, "", called)
+    };
+    let text =
+        "Look.\n<|tool_call_start|>\n```python\nf(a='x', n=1)\ng()\n```\n<|tool_call_end|>\n";
+    check(text, "Look.", &["f{\"a\": \"x\", \"n\": 1}", "g{}"]);
+    check("<|tool_call_start|>[g()]<|tool_call_end|>", "", &["g{}"]);
+    check("<|tool_call_start|>g()", "", &["g{}"]);
+}
+
+#[test]
 fn llama_calls_are_whole_answers() {
     let check = |text: &str, content: &str, called: &[&str]| {
         check(CallSyntax::Llama, text, content, "", called)
@@ -143,6 +155,8 @@ fn what_is_no_call_stays_text_with_a_note() {
         (CallSyntax::Hermes, "<tool_call>{\"name\": \"f"),
         (CallSyntax::Xml, "<tool_call><function=f>x</function></tool_call>"),
         (CallSyntax::Xml, "write <function=f> first"),
+        (CallSyntax::Python, "<|tool_call_start|>f(x)<|tool_call_end|> b"),
+        (CallSyntax::Python, "<|tool_call_start|>f(a='"),
         (CallSyntax::Llama, "<|python_tag|>{\"x\": 1}"),
         (CallSyntax::Llama, "<|python_tag|>{\"name\": \"f\""),
     ] {
@@ -178,7 +192,7 @@ fn calls_are_text_where_there_are_no_tools() {
 }
 
 /// Pieces of answers, whole and broken.
-const FRAGMENTS: [&str; 24] = [
+const FRAGMENTS: [&str; 28] = [
     "<think>",
     "</think>",
     "<tool_call>",
@@ -203,6 +217,10 @@ const FRAGMENTS: [&str; 24] = [
     ";",
     "\\",
     "</",
+    "<|tool_call_start|>",
+    "<|tool_call_end|>",
+    "f(a='",
+    "g()",
 ];
 
 /// Everything that is no white space.
@@ -217,11 +235,11 @@ proptest! {
     fn cuts_do_not_matter_and_events_are_the_message(
         parts in prop::collection::vec(0usize..FRAGMENTS.len(), 0..14),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
-        syntax in 0usize..4,
+        syntax in 0usize..5,
         opened in any::<bool>(),
     ) {
         let text: String = parts.iter().map(|&i| FRAGMENTS[i]).collect();
-        let syntax = [CallSyntax::None, CallSyntax::Hermes, CallSyntax::Xml, CallSyntax::Llama][syntax];
+        let syntax = [CallSyntax::None, CallSyntax::Hermes, CallSyntax::Xml, CallSyntax::Llama, CallSyntax::Python][syntax];
         let parser = parser(syntax).after_prompt(if opened { "<think>\n" } else { "" });
         let whole = read(parser.clone(), &[&text]);
         let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
