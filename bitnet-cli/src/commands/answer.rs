@@ -44,6 +44,8 @@ pub(crate) struct AnswerWriter {
     last: Last,
     /// Nothing is printed.
     quiet: bool,
+    /// Where the folded reasoning can be read, for the line in its place.
+    hint: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +67,13 @@ impl AnswerWriter {
             folded: false,
             last: Last::Nothing,
             quiet: output.json,
+            hint: "",
         }
+    }
+
+    /// Adds to the line of a folded reasoning where it can be read.
+    pub(crate) fn with_hint(self, hint: &'static str) -> Self {
+        Self { hint, ..self }
     }
 
     /// Prints text that the answer goes on after.
@@ -111,12 +119,11 @@ impl AnswerWriter {
         }
         for event in events {
             match event {
-                AnswerEvent::Reasoning(text) => {
-                    if self.view == ReasoningView::Show {
-                        output.stream_dim(&text)?;
-                        self.last = Last::Reasoning;
-                    }
+                AnswerEvent::Reasoning(text) if self.view == ReasoningView::Show => {
+                    output.stream_dim(&text)?;
+                    self.last = Last::Reasoning;
                 }
+                AnswerEvent::Reasoning(_) => {}
                 AnswerEvent::Content(text) => {
                     self.unfold(output);
                     if self.last == Last::Reasoning {
@@ -143,7 +150,8 @@ impl AnswerWriter {
             output.fold_line("");
         }
         if self.view == ReasoningView::Fold && self.reasoning_tokens > 0 && !self.quiet {
-            output.note(&format!("[thought for {}]", count(self.reasoning_tokens, "token")));
+            let length = count(self.reasoning_tokens, "token");
+            output.note(&format!("[thought for {length}{}]", self.hint));
             self.reasoning_tokens = 0;
         }
         self.folded = false;

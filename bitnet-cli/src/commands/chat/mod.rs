@@ -271,7 +271,8 @@ impl Chat<'_> {
         let mut shown = Ok(());
         let mut text_so_far = String::new();
         let json = output.json;
-        let mut writer = AnswerWriter::new(parser, self.reasoning, output);
+        let hint = if self.interactive { "; /reasoning shows it" } else { "" };
+        let mut writer = AnswerWriter::new(parser, self.reasoning, output).with_hint(hint);
         let generation = self.session.generate(&tokens, &self.options)?;
         let generation = generation.cancel_when(|| listener.asked());
         let generated = sampling::write(generation, |text| {
