@@ -284,7 +284,7 @@ proptest! {
             (CallSyntax::Llama, format!("{{\"name\": \"{name}\", \"parameters\": {arguments}}}")),
         ] {
             let answer = answer(syntax, &text);
-            prop_assert_eq!(&answer.message.tool_calls.iter().map(|c| c.function.clone()).collect::<Vec<_>>(), &[expected.clone()]);
+            prop_assert_eq!(&answer.message.tool_calls.iter().map(|c| c.function.clone()).collect::<Vec<_>>(), std::slice::from_ref(&expected));
         }
     }
 }
