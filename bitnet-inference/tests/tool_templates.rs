@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 struct Golden {
     now: u64,
     tools: Value,
+    conversations: Vec<Vec<Message>>,
     templates: Map<String, Value>,
     cases: Vec<Case>,
 }
@@ -24,7 +25,7 @@ struct Golden {
 #[derive(Deserialize)]
 struct Case {
     name: String,
-    messages: Vec<Message>,
+    conversation: usize,
     tools: bool,
     add_generation_prompt: bool,
     enable_thinking: Option<bool>,
@@ -66,8 +67,8 @@ fn tools_calls_and_reasoning_render_as_transformers_renders_them() {
     let tools = golden.tools();
     let mut wrong = Vec::new();
     for case in &golden.cases {
-        let got =
-            golden.template(&case.name).render(&case.messages, &options(&golden, case, &tools));
+        let messages = &golden.conversations[case.conversation];
+        let got = golden.template(&case.name).render(messages, &options(&golden, case, &tools));
         let right = match (&got, &case.text, &case.error) {
             (Ok(got), Some(text), None) => got == text,
             (Err(TemplateError::Raised { message, .. }), None, Some(error)) => message == error,
@@ -77,7 +78,7 @@ fn tools_calls_and_reasoning_render_as_transformers_renders_them() {
             wrong.push(format!("{}: {got:?}\n   not {:?} {:?}", case.name, case.text, case.error));
         }
     }
-    assert!(golden.cases.len() > 300);
+    assert!(golden.cases.len() > 150);
     assert!(
         wrong.is_empty(),
         "{} of {}\n{}",
@@ -107,7 +108,9 @@ fn answers_that_templates_write_are_read_back() {
     let tools = golden.tools();
     let mut counts = (0, 0, 0);
     for case in golden.cases.iter().filter(|case| !case.add_generation_prompt && case.tools) {
-        let (Some(text), Some((last, before))) = (&case.text, case.messages.split_last()) else {
+        let (Some(text), Some((last, before))) =
+            (&case.text, golden.conversations[case.conversation].split_last())
+        else {
             continue;
         };
         let template = golden.template(&case.name);

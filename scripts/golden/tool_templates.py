@@ -4,7 +4,8 @@
     python scripts/golden/tool_templates.py FOLDER OUT   # the *.jinja files of a folder instead, into the file OUT
 
 The templates were written for this file in the forms of published ones: how tools are listed, how calls and their results are
-written, where reasoning stays and where it is dropped. Each case has a template, messages, options, and the text or the error.
+written, where reasoning stays and where it is dropped. Each case has a template, the number of a
+conversation, options, and the text or the error.
 """
 
 import datetime
@@ -300,6 +301,8 @@ CONVERSATIONS = [
     [say("assistant", "first"), say("user", "second")],
     [say("system", "only")],
 ]
+# The conversations after which an answer is begun: a question, a result, two results, no question.
+GENERATED = {0, 2, 6, 14}
 
 
 class Clock(datetime.datetime):
@@ -327,25 +330,28 @@ def main():
     """Writes every template with every conversation and what transformers renders."""
     chat_template_utils.datetime = Clock
     templates, out = TEMPLATES, OUT
-    if len(sys.argv) == 3:
+    has_folder = len(sys.argv) == 3
+    if has_folder:
         templates = {path.stem: path.read_text() for path in sorted(Path(sys.argv[1]).glob("*.jinja"))}
         out = Path(sys.argv[2])
     cases = []
     for name, template in templates.items():
-        for messages in CONVERSATIONS:
+        for number, messages in enumerate(CONVERSATIONS):
             for has_tools in (False, True):
-                for generate, thinking in ((False, None), (True, None), (True, False), (True, True)):
+                for generate, thinking in ((False, None), (True, None), (True, False)):
                     if thinking is not None and "enable_thinking" not in template:
                         continue
+                    if generate and number not in GENERATED and not has_folder:
+                        continue
                     options = {} if thinking is None else {"enable_thinking": thinking}
-                    case = {"name": name, "messages": messages, "tools": has_tools, "add_generation_prompt": generate, **options}
+                    case = {"name": name, "conversation": number, "tools": has_tools, "add_generation_prompt": generate, **options}
                     tools = TOOLS if has_tools else None
                     result = render(template, messages, tools=tools, add_generation_prompt=generate, **options)
                     if result:
                         cases.append({**case, **result})
     result = {
         "versions": {"transformers": transformers.__version__, "jinja2": jinja2.__version__},
-        "now": NOW, "tools": TOOLS, "templates": templates, "cases": cases,
+        "now": NOW, "tools": TOOLS, "conversations": CONVERSATIONS, "templates": templates, "cases": cases,
     }
     out.write_text(json.dumps(result, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     print(f"{len(cases)} cases, {sum('error' in c for c in cases)} of them refusals")
