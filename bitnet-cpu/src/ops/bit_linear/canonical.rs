@@ -18,8 +18,6 @@ use smallvec::SmallVec;
 pub(crate) struct CanonicalMatrix {
     rows: usize,
     cols: usize,
-    /// Weights of +2.
-    doubled: usize,
     granularity: ScaleGranularity,
     words: Shared<u32>,
     scales: Scales,
@@ -29,9 +27,18 @@ pub(crate) struct CanonicalMatrix {
 
 #[derive(Debug)]
 enum Scales {
-    Float(Shared<f32>),
-    /// Little-endian half precision, of groups, and [`LANES`] zeros after them, so that vectors can be loaded anywhere.
-    Half(Shared<u8>),
+    /// Those of the matrix itself.
+    Float(TernaryMatrix),
+    Half(Halves),
+}
+
+/// Scales of groups in half precision.
+#[derive(Debug)]
+struct Halves {
+    /// Little-endian, and [`LANES`] zeros after them, so that vectors can be loaded anywhere.
+    bytes: Shared<u8>,
+    /// Weights of +2 of the matrix.
+    doubled: usize,
 }
 
 /// Scales of some groups, as f32.
@@ -44,17 +51,16 @@ fn exact_half(scale: f32) -> Option<u16> {
     (half.to_f32().to_bits() == scale.to_bits()).then(|| half.to_bits())
 }
 
-/// Returns the scales in half precision, in the pool; `None` where one would be rounded.
-fn halves(scales: &[f32], pool: &HybridMemoryPool) -> Result<Option<Shared<u8>>> {
-    if scales.iter().any(|scale| exact_half(*scale).is_none()) {
-        return Ok(None);
-    }
+/// Returns the scales of a matrix in half precision, in the pool; `None` where one would be rounded.
+fn halves(matrix: &TernaryMatrix, pool: &HybridMemoryPool) -> Result<Option<Halves>> {
+    let scales = matrix.scales();
     let mut bytes = PoolBuffer::scratch(2 * (scales.len() + LANES), pool)?;
     let numbers = scales.iter().copied().chain([0.0; LANES]);
     for (two, scale) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
-        *two = exact_half(scale).unwrap_or_default().to_le_bytes();
+        let Some(half) = exact_half(scale) else { return Ok(None) };
+        *two = half.to_le_bytes();
     }
-    Ok(Some(Shared::new(bytes)))
+    Ok(Some(Halves { bytes: Shared::new(bytes), doubled: matrix.doubled() }))
 }
 
 impl CanonicalMatrix {
@@ -62,24 +68,25 @@ impl CanonicalMatrix {
     /// [`Error::OutOfMemory`].
     pub(super) fn new(matrix: TernaryMatrix, pool: &HybridMemoryPool) -> Result<Self> {
         let halves = match matrix.granularity() {
-            ScaleGranularity::Group(64) => halves(matrix.scales(), pool)?,
+            ScaleGranularity::Group(64) => halves(&matrix, pool)?,
             _ => None,
         };
+        let whole = Self::of_floats(matrix);
         Ok(match halves {
-            Some(halves) => Self { scales: Scales::Half(halves), ..Self::of_floats(&matrix) },
-            None => Self::of_floats(&matrix),
+            Some(halves) => Self { scales: Scales::Half(halves), ..whole },
+            None => whole,
         })
     }
 
-    fn of_floats(matrix: &TernaryMatrix) -> Self {
+    fn of_floats(matrix: TernaryMatrix) -> Self {
+        let (rows, cols, granularity) = (matrix.rows(), matrix.cols(), matrix.granularity());
         Self {
-            rows: matrix.rows(),
-            cols: matrix.cols(),
-            doubled: matrix.doubled(),
-            granularity: matrix.granularity(),
+            rows,
+            cols,
+            granularity,
             words: matrix.shared_words(),
-            scales: Scales::Float(matrix.shared_scales()),
-            exact: scaled::is_exact(matrix.granularity(), matrix.cols(), matrix.scales()),
+            exact: scaled::is_exact(granularity, cols, matrix.scales().iter().copied()),
+            scales: Scales::Float(matrix),
         }
     }
 
@@ -106,7 +113,7 @@ impl CanonicalMatrix {
     #[inline]
     pub(super) fn scales(&self) -> &[f32] {
         match &self.scales {
-            Scales::Float(scales) => scales,
+            Scales::Float(matrix) => matrix.scales(),
             Scales::Half(_) => &[],
         }
     }
@@ -120,8 +127,8 @@ impl CanonicalMatrix {
         buffer: &'a mut ScaleBuffer,
     ) -> &'a [f32] {
         let halves = match &self.scales {
-            Scales::Float(scales) => return &scales[groups],
-            Scales::Half(halves) => &halves.as_chunks::<2>().0[groups.start..],
+            Scales::Float(matrix) => return &matrix.scales()[groups],
+            Scales::Half(halves) => &halves.bytes.as_chunks::<2>().0[groups.start..],
         };
         let (ScaleBuffer(buffer), count) = (buffer, groups.len());
         let len = count.next_multiple_of(LANES);
@@ -156,100 +163,65 @@ impl CanonicalMatrix {
     /// Bytes of the scales.
     pub(super) fn scale_bytes(&self) -> usize {
         match &self.scales {
-            Scales::Float(scales) => size_of_val(&**scales),
-            Scales::Half(halves) => halves.len(),
+            Scales::Float(matrix) => size_of_val(matrix.scales()),
+            Scales::Half(halves) => halves.bytes.len(),
         }
     }
 
     /// Adds the arrays from which [`CanonicalMatrix::from_parts`] restores the matrix.
     pub(super) fn put_in(&self, parts: &mut PreparedParts) {
-        let (kind, group) = match (&self.scales, self.granularity) {
-            (Scales::Half(_), ScaleGranularity::Group(n)) => (HALF, n),
-            (_, ScaleGranularity::Group(n)) => (FLOAT, n),
-            (_, ScaleGranularity::Row) => (FLOAT, 1),
-            (_, ScaleGranularity::Tensor) => (FLOAT, 0),
+        let (halves, group) = match (&self.scales, self.granularity) {
+            (Scales::Half(halves), ScaleGranularity::Group(group)) => (halves, group),
+            (Scales::Half(_), _) => return,
+            (Scales::Float(matrix), _) => return parts.put_matrix("rows", matrix),
         };
-        let shape = [kind, self.rows, self.cols, group, self.doubled];
+        let shape = [self.rows, self.cols, group, halves.doubled];
         let shape = shape.iter().flat_map(|n| (*n as u64).to_ne_bytes()).collect::<Vec<u8>>();
+        parts.put("halves.shape", shape.into());
+        parts.put("halves.scales", halves.bytes.clone());
         // Numbers fit bytes at any address.
-        let none = || Vec::new().into();
-        let scales = match &self.scales {
-            Scales::Float(scales) => scales.cast::<u8>().unwrap_or_else(none),
-            Scales::Half(halves) => halves.clone(),
-        };
-        parts.put("rows.shape", shape.into());
-        parts.put("rows.scales", scales);
-        parts.put("rows.words", self.words.cast::<u8>().unwrap_or_else(none));
+        parts.put("halves.words", self.words.cast::<u8>().unwrap_or_else(|| Vec::new().into()));
     }
 
     /// # Errors
     /// [`Error::BadPart`] for arrays that are missing, of another length, or hold scales that are not finite, those of
-    /// [`TernaryMatrix::from_words`] and of [`check_words`].
+    /// [`PreparedParts::matrix`] and of [`check_words`].
     pub(super) fn from_parts(parts: &PreparedParts) -> Result<Self> {
+        if !parts.has("halves.shape") {
+            return Ok(Self::of_floats(parts.matrix("rows")?));
+        }
         let bad = |part: &str, problem: &str| Error::BadPart {
-            part: format!("rows.{part}"),
+            part: format!("halves.{part}"),
             problem: problem.into(),
         };
-        let (&[kind, rows, cols, group, doubled], []) = parts.get("rows.shape")?.as_chunks::<8>()
+        let (&[rows, cols, group, doubled], []) = parts.get("halves.shape")?.as_chunks::<8>()
         else {
-            return Err(bad("shape", "is not 40 bytes long"));
+            return Err(bad("shape", "is not 32 bytes long"));
         };
-        let [kind, rows, cols, group, doubled] =
-            [kind, rows, cols, group, doubled].map(|n| usize::try_from(u64::from_ne_bytes(n)));
-        let (Ok(kind), Ok(rows), Ok(cols), Ok(group), Ok(doubled)) =
-            (kind, rows, cols, group, doubled)
-        else {
-            return Err(bad("shape", "exceeds the address space"));
+        let number = |bytes| {
+            let number = usize::try_from(u64::from_ne_bytes(bytes));
+            number.map_err(|_| bad("shape", "exceeds the address space"))
         };
-        let granularity = match group {
-            0 => ScaleGranularity::Tensor,
-            1 => ScaleGranularity::Row,
-            n => ScaleGranularity::Group(n),
-        };
-        let words = parts.get("rows.words")?.cast();
+        let (rows, cols, doubled) = (number(rows)?, number(cols)?, number(doubled)?);
+        let granularity = ScaleGranularity::Group(number(group)?);
+        let words = parts.get("halves.words")?.cast();
         let words: Shared<u32> = words.ok_or_else(|| bad("words", "is not an array of words"))?;
-        let scales = parts.get("rows.scales")?;
-        let found = match kind {
-            FLOAT => {
-                let scales = scales.cast().ok_or_else(|| bad("scales", "is not of numbers"))?;
-                let scales: Shared<f32> = scales;
-                let matrix = match doubled {
-                    0 => TernaryMatrix::from_words(rows, cols, words, granularity, scales)?,
-                    _ => TernaryMatrix::from_words_with_doubled(
-                        rows,
-                        cols,
-                        words,
-                        granularity,
-                        scales,
-                    )?,
-                };
-                Self::of_floats(&matrix)
-            }
-            HALF if matches!(granularity, ScaleGranularity::Group(_)) => {
-                let found = check_words(rows, cols, &words, granularity, doubled > 0)?;
-                let (halves, rest) = scales.as_chunks::<2>();
-                let count = granularity.scale_count(rows, cols)?.checked_add(LANES);
-                let is_finite = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7c00 != 0x7c00;
-                if Some(halves.len()) != count || !rest.is_empty() || !halves.iter().all(is_finite)
-                {
-                    return Err(bad("scales", "are too many, too few or not finite"));
-                }
-                let floats = halves.iter().map(|half| f16_to_f32(u16::from_le_bytes(*half)));
-                let exact = scaled::is_exact_of(granularity, cols, floats);
-                let scales = Scales::Half(scales.clone());
-                Self { rows, cols, doubled: found, granularity, words, scales, exact }
-            }
-            _ => return Err(bad("shape", "has scales of an unknown kind")),
-        };
-        let problem = "has another number of weights of +2 than its words";
-        if found.doubled == doubled { Ok(found) } else { Err(bad("shape", problem)) }
+        if check_words(rows, cols, &words, granularity, doubled > 0)? != doubled {
+            return Err(bad("shape", "has another number of weights of +2 than its words"));
+        }
+        let bytes = parts.get("halves.scales")?.clone();
+        let (halves, rest) = bytes.as_chunks::<2>();
+        let count = granularity.scale_count(rows, cols)?.checked_add(LANES);
+        let is_finite = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7c00 != 0x7c00;
+        if Some(halves.len()) != count || !rest.is_empty() || !halves.iter().all(is_finite) {
+            return Err(bad("scales", "are too many, too few or not finite"));
+        }
+        let floats = halves.iter().map(|half| f16_to_f32(u16::from_le_bytes(*half)));
+        let exact = scaled::is_exact(granularity, cols, floats);
+        let scales = Scales::Half(Halves { bytes, doubled });
+        Ok(Self { rows, cols, granularity, words, scales, exact })
     }
 }
-
-/// Scales as f32, in the shape of prepared parts.
-const FLOAT: usize = 0;
-/// Scales in half precision.
-const HALF: usize = 1;
 
 #[cfg(test)]
 mod tests {
@@ -302,44 +274,39 @@ mod tests {
     #[test]
     fn parts_that_do_not_fit_are_refused() {
         let pool = HybridMemoryPool::new().unwrap();
-        for scales in [half_scales(), vec![0.1; 60]] {
+        for (kind, scales) in [("halves", half_scales()), ("rows", vec![0.1; 60])] {
             let held = CanonicalMatrix::new(matrix(scales, 1), &pool).unwrap();
             let mut parts = PreparedParts::default();
             held.put_in(&mut parts);
             let again = CanonicalMatrix::from_parts(&parts).unwrap();
-            assert_eq!(
-                (again.blocks(), again.doubled, again.exact),
-                (held.blocks(), 1280, held.exact)
-            );
+            assert_eq!((again.blocks(), again.exact), (held.blocks(), held.exact));
+            let doubled = match &again.scales {
+                Scales::Float(matrix) => matrix.doubled(),
+                Scales::Half(halves) => halves.doubled,
+            };
+            assert_eq!(doubled, 1280);
             let changed = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
-                let mut parts = PreparedParts::default();
-                for (part, bytes) in again_parts(&held).iter() {
+                let mut other = PreparedParts::default();
+                for (part, bytes) in parts.iter() {
                     let mut bytes = bytes.to_vec();
-                    if part == name {
+                    if part == format!("{kind}.{name}") {
                         change(&mut bytes);
                     }
-                    parts.put(part, bytes.into());
+                    other.put(part, bytes.into());
                 }
-                CanonicalMatrix::from_parts(&parts).map(drop)
+                CanonicalMatrix::from_parts(&other).map(drop)
             };
-            assert!(changed("rows.shape", &|_| {}).is_ok());
-            for place in [0, 8, 16, 24, 32] {
-                assert!(changed("rows.shape", &|bytes| bytes[place] ^= 4).is_err(), "{place}");
+            assert!(changed("shape", &|_| {}).is_ok());
+            for place in [0, 8, 16, 24] {
+                assert!(changed("shape", &|bytes| bytes[place] ^= 4).is_err(), "{place}");
             }
-            assert!(changed("rows.shape", &|bytes| bytes.truncate(32)).is_err());
-            assert!(changed("rows.scales", &|bytes| bytes.truncate(150)).is_err());
+            assert!(changed("shape", &|bytes| bytes.truncate(24)).is_err());
+            assert!(changed("scales", &|bytes| bytes.truncate(150)).is_err());
             assert!(
-                changed("rows.scales", &|bytes| bytes.fill(0x7f)).is_err()
-                    || held.scale_bytes() == 240
+                changed("scales", &|bytes| bytes.fill(0x7f)).is_err() || held.scale_bytes() == 240
             );
-            assert!(changed("rows.words", &|bytes| bytes[0] = 0xff).is_err());
-            assert!(changed("rows.words", &|bytes| bytes.truncate(4)).is_err());
+            assert!(changed("words", &|bytes| bytes[0] = 0xff).is_err());
+            assert!(changed("words", &|bytes| bytes.truncate(4)).is_err());
         }
-    }
-
-    fn again_parts(held: &CanonicalMatrix) -> PreparedParts {
-        let mut parts = PreparedParts::default();
-        held.put_in(&mut parts);
-        parts
     }
 }

@@ -27,12 +27,7 @@ const DOT_BITS: i32 = 9;
 
 /// Returns whether `Σ dot · scale` over any of a row's lanes and groups is exact in f64: whether all are multiples of
 /// the lowest bit of the smallest scale, and below 2⁵³ of them.
-pub(super) fn is_exact(granularity: ScaleGranularity, cols: usize, scales: &[f32]) -> bool {
-    is_exact_of(granularity, cols, scales.iter().copied())
-}
-
-/// As [`is_exact`], for any scales.
-pub(super) fn is_exact_of(
+pub(super) fn is_exact(
     granularity: ScaleGranularity,
     cols: usize,
     scales: impl Iterator<Item = f32>,
@@ -222,7 +217,7 @@ mod tests {
     use super::*;
 
     fn exact(cols: usize, scales: &[f32]) -> bool {
-        is_exact(ScaleGranularity::Group(64), cols, scales)
+        is_exact(ScaleGranularity::Group(64), cols, scales.iter().copied())
     }
 
     #[test]

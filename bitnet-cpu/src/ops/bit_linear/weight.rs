@@ -15,7 +15,7 @@ use bitnet_core::{Error, Result};
 /// The layout of the parts of a [`CpuWeight`]. Its number grows with every change.
 pub(crate) fn parts_layout(vbmi: Option<Vbmi>) -> String {
     let rows = if vbmi.is_some() { "large rows with five trits in a byte" } else { "rows" };
-    format!("cpu 3: {rows}, columns for sparse inputs")
+    format!("cpu 4: {rows}, columns for sparse inputs")
 }
 
 /// The rows of a ternary matrix, in the layout that the kernels read.
