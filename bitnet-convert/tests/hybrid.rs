@@ -3,14 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
+mod drafting_model;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_convert::{ConvertOptions, Storage, Target, convert};
 use bitnet_core::reference::ReferenceBackend;
-use bitnet_formats::gguf::{GgufFile, GgufWriter, Value};
+use bitnet_formats::gguf::GgufFile;
 use bitnet_inference::{LoadOptions, Model, ModelSource};
 use tempfile::TempDir;
+
+use drafting_model::with_layer;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
@@ -53,29 +57,6 @@ fn rotated_weights_come_back_byte_for_byte() {
     assert_eq!(logits(&back), logits(&source));
     convert(&back, &again, &to("pq2_0"), &mut |_| true).unwrap();
     assert!(std::fs::read(&again).unwrap() == std::fs::read(&there).unwrap());
-}
-
-/// A file with the model and the layer that drafts tokens, which the goldens hold apart.
-fn with_layer(folder: &TempDir) -> PathBuf {
-    let files = ["gguf-qwen35-pq2_0/model.gguf", "../drafts/gguf-qwen35-mtp.gguf"]
-        .map(|name| GgufFile::open(&golden(name)).unwrap());
-    let mut writer = GgufWriter::new();
-    writer.copy_metadata(files[0].metadata(), |key| key != "qwen35.block_count").unwrap();
-    writer.put("qwen35.block_count", Value::U32(4)).unwrap();
-    writer.put("qwen35.nextn_predict_layers", Value::U32(1)).unwrap();
-    let of_layer = files[1].tensors().iter().filter(|tensor| tensor.name.starts_with("blk.3."));
-    for tensor in files[0].tensors().iter().chain(of_layer) {
-        writer.add_tensor(&tensor.name, &tensor.dims, tensor.ggml_type).unwrap();
-    }
-    let path = folder.path().join("with-layer.gguf");
-    writer
-        .write(&path, |pending, sink| {
-            let found = files.iter().find_map(|file| Some((file, file.find(&pending.name)?)));
-            let (file, tensor) = found.unwrap();
-            sink.write_all(&file.data(tensor).unwrap())
-        })
-        .unwrap();
-    path
 }
 
 #[test]
