@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
+mod rendered;
+
 use std::path::PathBuf;
 
 use bitnet_inference::chat::{
@@ -9,6 +11,8 @@ use bitnet_inference::chat::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use rendered::{Rendered, assert_as_expected};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -47,28 +51,17 @@ fn options(case: &Case) -> RenderOptions<'static> {
 #[test]
 fn templates_render_as_transformers_renders_them() {
     let golden = golden();
-    let mut wrong = Vec::new();
-    for case in &golden.cases {
+    assert!(golden.cases.len() > 300);
+    assert_as_expected(golden.cases.iter().map(|case| {
         let source = golden.templates[&case.name].as_str().unwrap();
         let template = ChatTemplate::new(source, &case.name).unwrap();
-        let got = template.render(&case.messages, &options(case));
-        let right = match (&got, &case.text, &case.error) {
-            (Ok(got), Some(text), None) => got == text,
-            (Err(TemplateError::Raised { message, .. }), None, Some(error)) => message == error,
-            _ => false,
-        };
-        if !right {
-            wrong.push(format!("{}: {got:?}\n   not {:?} {:?}", case.name, case.text, case.error));
+        Rendered {
+            name: &case.name,
+            got: template.render(&case.messages, &options(case)),
+            text: case.text.as_ref(),
+            error: case.error.as_ref(),
         }
-    }
-    assert!(golden.cases.len() > 300);
-    assert!(
-        wrong.is_empty(),
-        "{} of {}\n{}",
-        wrong.len(),
-        golden.cases.len(),
-        wrong[..wrong.len().min(40)].join("\n")
-    );
+    }));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
+mod rendered;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use bitnet_inference::chat::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use rendered::{Rendered, assert_as_expected};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -65,27 +69,13 @@ fn options<'a>(golden: &Golden, case: &Case, tools: &'a Tools) -> RenderOptions<
 fn tools_calls_and_reasoning_render_as_transformers_renders_them() {
     let golden = Golden::read();
     let tools = golden.tools();
-    let mut wrong = Vec::new();
-    for case in &golden.cases {
+    assert!(golden.cases.len() > 150);
+    assert_as_expected(golden.cases.iter().map(|case| {
         let messages = &golden.conversations[case.conversation];
         let got = golden.template(&case.name).render(messages, &options(&golden, case, &tools));
-        let right = match (&got, &case.text, &case.error) {
-            (Ok(got), Some(text), None) => got == text,
-            (Err(TemplateError::Raised { message, .. }), None, Some(error)) => message == error,
-            _ => false,
-        };
-        if !right {
-            wrong.push(format!("{}: {got:?}\n   not {:?} {:?}", case.name, case.text, case.error));
-        }
-    }
-    assert!(golden.cases.len() > 150);
-    assert!(
-        wrong.is_empty(),
-        "{} of {}\n{}",
-        wrong.len(),
-        golden.cases.len(),
-        wrong[..wrong.len().min(12)].join("\n")
-    );
+        let (text, error) = (case.text.as_ref(), case.error.as_ref());
+        Rendered { name: &case.name, got, text, error }
+    }));
 }
 
 /// Calls without their ids, with arguments by value.
