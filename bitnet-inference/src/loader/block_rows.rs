@@ -1,5 +1,7 @@
 //! A ternary matrix over mapped bytes that is decoded row by row: an embedding table, of which a token needs one row.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bitnet_core::dense::DenseRows;
 use bitnet_core::{Error, Result};
 use bitnet_formats::Region;
@@ -10,6 +12,9 @@ use super::ternary_rows::TernaryRows;
 /// Rows that are checked together when the matrix is opened.
 const ROWS: usize = 1024;
 
+/// Rows that are read before the pages around them are released: the system maps 64 KiB around each of them.
+const READS: usize = 64;
+
 /// A matrix `[rows, cols]` of blocks that do not cross rows.
 #[derive(Debug)]
 pub(crate) struct BlockRows {
@@ -19,6 +24,7 @@ pub(crate) struct BlockRows {
     cols: usize,
     row_bytes: usize,
     region: Region,
+    reads: AtomicUsize,
 }
 
 impl BlockRows {
@@ -45,7 +51,8 @@ impl BlockRows {
                 read.release();
             }
         }
-        Ok(Some(Self { storage, type_name, rows, cols, row_bytes, region }))
+        let reads = AtomicUsize::new(0);
+        Ok(Some(Self { storage, type_name, rows, cols, row_bytes, region, reads }))
     }
 }
 
@@ -78,6 +85,9 @@ impl DenseRows for BlockRows {
             value: error.to_string(),
             expected: "it was in order when the file was opened: the file has changed",
         })?;
+        if self.reads.fetch_add(1, Ordering::Relaxed) % READS == READS - 1 {
+            self.region.release();
+        }
         TernaryRows::new(matrix, self.type_name).decode_row(0, out)
     }
 
