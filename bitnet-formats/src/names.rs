@@ -64,6 +64,26 @@ impl TensorName {
     /// `None` for unknown names.
     #[must_use]
     pub fn from_hf(name: &str) -> Option<Self> {
+        Self::from_hf_named(name, |tensor, inner| {
+            let bare = |name: &'static str| name.strip_prefix("model.").unwrap_or(name);
+            let mut renamed = ModelClass::all().flat_map(|class| class.renamed);
+            tensor.hf.map(bare) == Some(inner)
+                || renamed.any(|(role, name)| *role == tensor.role && bare(name) == inner)
+        })
+    }
+
+    /// Parses a Hugging Face name in the spelling of a class, with or without the `model.` prefix. `None` for names that
+    /// the class does not have.
+    #[must_use]
+    pub fn from_hf_of(name: &str, class: &ModelClass) -> Option<Self> {
+        Self::from_hf_named(name, |tensor, inner| {
+            let own = class.tensor_name(tensor);
+            own.map(|own| own.strip_prefix("model.").unwrap_or(own)) == Some(inner)
+        })
+    }
+
+    /// Parses a Hugging Face name; `names` tells whether a tensor has that name in its layer.
+    fn from_hf_named(name: &str, names: impl Fn(&TensorSpec, &str) -> bool) -> Option<Self> {
         let bare = strip_text_prefix(name);
         if let Some(name) = Self::whole(bare, "layers.", |t| t.hf) {
             return Some(name);
@@ -71,14 +91,10 @@ impl TensorName {
         let (module, part) = split_hf_part(bare)?;
         let (layer, inner) = split_layer(module, "layers.")?;
         let is_named = |tensor: &&TensorSpec| {
-            let current = tensor.hf.map(|hf| hf.strip_prefix("model.").unwrap_or(hf));
             !tensor.whole_name
                 && tensor.kind != Some(LayerKind::Draft)
                 && tensor.in_layer == layer.is_some()
-                && (current == Some(inner)
-                    || ModelClass::all().flat_map(|class| class.renamed).any(|(role, name)| {
-                        *role == tensor.role && name.strip_prefix("model.").unwrap_or(name) == inner
-                    }))
+                && names(tensor, inner)
         };
         Self { layer, role: TENSORS.iter().find(is_named)?.role, part }.checked()
     }
@@ -261,7 +277,8 @@ pub fn strip_text_prefix(name: &str) -> &str {
 /// Returns the GGUF name of a Hugging Face tensor; `None` if the class has no such tensor.
 #[must_use]
 pub fn hf_to_gguf(name: &str, class: &ModelClass) -> Option<String> {
-    let name = TensorName::from_hf(name).filter(|name| class.architecture.has(name.role))?;
+    let own = TensorName::from_hf_of(name, class).or_else(|| TensorName::from_hf(name));
+    let name = own.filter(|name| class.architecture.has(name.role))?;
     name.to_gguf()
 }
 
@@ -349,6 +366,23 @@ mod tests {
     }
 
     #[test]
+    fn a_norm_that_two_families_call_alike_is_the_class_s() {
+        let hf = "model.layers.2.post_attention_layernorm.weight";
+        for (name, role) in [
+            ("Qwen3ForCausalLM", Role::FeedForwardNorm),
+            ("Gemma3ForCausalLM", Role::AttentionPostNorm),
+        ] {
+            let expected = TensorName::in_layer(2, role);
+            assert_eq!(TensorName::from_hf_of(hf, class(name)), Some(expected));
+            assert_eq!(expected.to_hf(class(name)).as_deref(), Some(hf));
+        }
+        let before = TensorName::in_layer(2, Role::FeedForwardNorm);
+        let own = "model.layers.2.pre_feedforward_layernorm.weight";
+        assert_eq!(before.to_hf(class("Gemma3ForCausalLM")).as_deref(), Some(own));
+        assert_eq!(TensorName::from_hf(hf), Some(before));
+    }
+
+    #[test]
     fn head_norms_belong_to_qwen3_and_input_norms_to_projections() {
         let hf = "model.layers.3.self_attn.q_norm.weight";
         assert_eq!(
@@ -384,7 +418,7 @@ mod tests {
                 assert_eq!(TensorName::from_gguf(&gguf), Some(name), "{gguf}");
                 for class in ModelClass::all() {
                     if let Some(hf) = name.to_hf(class) {
-                        assert_eq!(TensorName::from_hf(&hf), Some(name), "{hf}");
+                        assert_eq!(TensorName::from_hf_of(&hf, class), Some(name), "{hf}");
                     }
                 }
             }

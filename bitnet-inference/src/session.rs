@@ -84,7 +84,7 @@ impl Session {
             });
         }
         let cache = decoder.new_cache(capacity, kind)?;
-        decoder.rope(capacity.min(ROPE_POSITIONS))?;
+        decoder.ropes(capacity.min(ROPE_POSITIONS))?;
         Ok(Self {
             decoder: Arc::clone(decoder),
             tokenizer: None,

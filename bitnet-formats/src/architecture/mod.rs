@@ -32,6 +32,9 @@ pub enum Architecture {
     MiniCpm,
     /// Maple: mixtures of experts, and a window of attention in most layers, the only ones with RoPE.
     Maple,
+    /// Gemma 3, the text part: norms behind attention and feed-forward parts, scaled embeddings, and a window of attention
+    /// in most layers, with a RoPE of their own.
+    Gemma3,
 }
 
 /// What mixes the tokens of a layer.
@@ -79,6 +82,8 @@ pub enum Role {
     Value,
     /// The output projection of attention.
     AttentionOutput,
+    /// The norm behind the output projection.
+    AttentionPostNorm,
     /// The norm in front of the output projection.
     AttentionSubNorm,
     /// The norm of each query head.
@@ -95,6 +100,8 @@ pub enum Role {
     Down,
     /// The norm in front of the down projection.
     FeedForwardSubNorm,
+    /// The norm behind the down projection.
+    FeedForwardPostNorm,
     /// What chooses experts.
     Router,
     /// The gate projections of all experts, one after another.
@@ -256,6 +263,8 @@ pub struct ArchitectureTable {
     pub experts: bool,
     /// Whether only layers with a window have RoPE, where there are both kinds.
     pub local_rope: bool,
+    /// Where a window is the rule and has a RoPE of its own: all layers but every so many have one.
+    pub windowed: Option<Windowed>,
     /// Positions before a token in a window of `n`: `n - 1`, plus this.
     pub window_beyond: usize,
     /// Whether some layers are recurrent.
@@ -266,12 +275,29 @@ pub struct ArchitectureTable {
     pub partial_rope: bool,
     /// Whether embeddings, residual branches and logits are scaled.
     pub scaled_stream: bool,
+    /// Whether embeddings are multiplied by the root of their width.
+    pub root_scaled: bool,
+    /// Whether a setting says what scores of attention are divided by the root of.
+    pub query_scalar: bool,
+    /// The field of `config.json` that names the activation.
+    pub hf_activation: &'static str,
     /// What is added to the weights of norms in Hugging Face checkpoints, except those of [`Role::DeltaNorm`].
     pub hf_norm_offset: f32,
     /// Which components of a head GGUF files pair: their rows of Q and K may be permuted.
     pub gguf_rope_order: RopeOrder,
     /// Which components of a head Hugging Face checkpoints pair.
     pub hf_rope_order: RopeOrder,
+}
+
+/// What files leave unsaid of layers that attend to a window, where those are the rule.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Windowed {
+    /// One layer in so many attends to all tokens.
+    pub full_every: usize,
+    /// Base of the RoPE frequencies of layers with a window.
+    pub rope_theta: f32,
+    /// Positions that such a layer sees, where a folder does not say it.
+    pub positions: usize,
 }
 
 /// A value of `general.architecture`.
@@ -285,7 +311,7 @@ pub struct GgufArchitecture {
 
 /// A model class of Hugging Face checkpoints, with the defaults of its configuration class.
 ///
-/// Source: transformers 5 (`LlamaConfig`, `Qwen2Config`, `Qwen3Config`, `BitNetConfig`) and the configuration that
+/// Source: transformers 5 (`LlamaConfig`, `Qwen2Config`, `Qwen3Config`, `BitNetConfig`, `Gemma3TextConfig`) and the configuration that
 /// 1bitLLM published with its models (`BitnetConfig`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelClass {
@@ -323,6 +349,8 @@ pub struct ModelClass {
     pub rope_theta: f32,
     /// The token that ends a text.
     pub eos_token_id: Option<u32>,
+    /// Whether it has a head: without one it gives states, for embeddings of texts, and no logits.
+    pub has_head: bool,
 }
 
 /// Whether a tensor has that name in the GGUF files of some family.

@@ -2,7 +2,7 @@
 
 use bitnet_core::backend::{Activation, RopeOrder};
 
-use super::{Architecture, ArchitectureTable, GgufArchitecture, ModelClass, Role};
+use super::{Architecture, ArchitectureTable, GgufArchitecture, ModelClass, Role, Windowed};
 
 const LLAMA: ArchitectureTable = ArchitectureTable {
     architecture: Architecture::Llama,
@@ -17,11 +17,15 @@ const LLAMA: ArchitectureTable = ArchitectureTable {
     sliding_window: false,
     experts: false,
     local_rope: false,
+    windowed: None,
     window_beyond: 0,
     recurrent: false,
     gated_attention: false,
     partial_rope: false,
     scaled_stream: false,
+    root_scaled: false,
+    query_scalar: false,
+    hf_activation: "hidden_act",
     hf_norm_offset: 0.0,
     gguf_rope_order: RopeOrder::Interleaved,
     hf_rope_order: RopeOrder::Halves,
@@ -45,6 +49,7 @@ const LLAMA_CLASS: ModelClass = ModelClass {
     rms_norm_eps: 1e-6,
     rope_theta: 10_000.0,
     eos_token_id: Some(2),
+    has_head: true,
 };
 
 const QWEN2: ArchitectureTable = ArchitectureTable {
@@ -68,7 +73,7 @@ const QWEN3: ArchitectureTable = ArchitectureTable {
     architecture: Architecture::Qwen3,
     name: "qwen3",
     gguf: &[GgufArchitecture { name: "qwen3", activation: None }],
-    classes: &[QWEN3_CLASS],
+    classes: &[QWEN3_CLASS, ModelClass { name: "Qwen3Model", has_head: false, ..QWEN3_CLASS }],
     extra: &[Role::QueryNorm, Role::KeyNorm],
     int8_block_types: false,
     sliding_window: true,
@@ -233,6 +238,44 @@ const MAPLE: ArchitectureTable = ArchitectureTable {
     ..QWEN3
 };
 
+const GEMMA3: ArchitectureTable = ArchitectureTable {
+    architecture: Architecture::Gemma3,
+    name: "gemma3",
+    gguf: &[GgufArchitecture { name: "gemma3", activation: Some(Activation::GeluTanh) }],
+    classes: &[
+        GEMMA3_CLASS,
+        ModelClass { name: "Gemma3TextModel", has_head: false, ..GEMMA3_CLASS },
+    ],
+    extra: &[Role::QueryNorm, Role::KeyNorm, Role::AttentionPostNorm, Role::FeedForwardPostNorm],
+    gguf_renamed: &[(Role::AttentionPostNorm, "post_attention_norm")],
+    windowed: Some(Windowed { full_every: 6, rope_theta: 10_000.0, positions: 4096 }),
+    root_scaled: true,
+    query_scalar: true,
+    hf_activation: "hidden_activation",
+    hf_norm_offset: 1.0,
+    ..QWEN3
+};
+
+const GEMMA3_CLASS: ModelClass = ModelClass {
+    name: "Gemma3ForCausalLM",
+    config: "Gemma3TextConfig",
+    model_type: "gemma3_text",
+    architecture: Architecture::Gemma3,
+    renamed: &[(Role::FeedForwardNorm, "pre_feedforward_layernorm")],
+    vocab_size: 262_208,
+    hidden_size: 2304,
+    intermediate_size: 9216,
+    num_hidden_layers: 26,
+    num_attention_heads: 8,
+    num_key_value_heads: Some(4),
+    head_dim: Some(256),
+    hidden_act: "gelu_pytorch_tanh",
+    max_position_embeddings: 131_072,
+    rope_theta: 1_000_000.0,
+    eos_token_id: Some(1),
+    ..QWEN3_CLASS
+};
+
 /// The table of each family, in the order of the variants.
-pub(super) static TABLES: [ArchitectureTable; 7] =
-    [LLAMA, QWEN2, QWEN3, BITNET, QWEN35, MINICPM, MAPLE];
+pub(super) static TABLES: [ArchitectureTable; 8] =
+    [LLAMA, QWEN2, QWEN3, BITNET, QWEN35, MINICPM, MAPLE, GEMMA3];

@@ -79,10 +79,13 @@ pub(crate) const TENSORS: &[TensorSpec] = {
         recurrent(DeltaNorm, [One, DeltaHead], "ssm_norm", "linear_attn.norm"),
         recurrent(DeltaOutput, [Hidden, DeltaValues], "ssm_out", "linear_attn.out_proj"),
         layer(FeedForwardNorm, [One, Hidden], "ffn_norm", "post_attention_layernorm"),
+        // Families without it call the norm above so: a name that no class explains is that norm's.
+        attention(AttentionPostNorm, [One, Hidden], "attn_post_norm", "post_attention_layernorm"),
         layer(Gate, [Intermediate, Hidden], "ffn_gate", "mlp.gate_proj"),
         layer(Up, [Intermediate, Hidden], "ffn_up", "mlp.up_proj"),
         layer(FeedForwardSubNorm, [One, Intermediate], "ffn_sub_norm", "mlp.ffn_sub_norm"),
         layer(Down, [Hidden, Intermediate], "ffn_down", "mlp.down_proj"),
+        layer(FeedForwardPostNorm, [One, Hidden], "post_ffw_norm", "post_feedforward_layernorm"),
         layer(Router, [Experts, Hidden], "ffn_gate_inp", "mlp.gate"),
         layer(ExpertGate, [IntermediateOfAll, Hidden], "ffn_gate_exps", "mlp.experts.gate_proj"),
         layer(ExpertUp, [IntermediateOfAll, Hidden], "ffn_up_exps", "mlp.experts.up_proj"),

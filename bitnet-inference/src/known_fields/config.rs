@@ -60,7 +60,7 @@ const LLAMA: &[Fields] = &[assumed(
     "products are not cut into slices, as in transformers 5; older versions sum in another order",
 )];
 
-/// Fields of `Qwen2ForCausalLM` and `Qwen3ForCausalLM`.
+/// Fields of `Qwen2ForCausalLM`, `Qwen3ForCausalLM` and `Qwen3Model`.
 const QWEN3: &[Fields] = &[read(&["max_window_layers"])];
 
 /// Fields of `Qwen3_5ForCausalLM` and `Qwen3_5ForConditionalGeneration`, whose text part has an object of its own.
@@ -82,6 +82,20 @@ const MINICPM: &[Fields] = &[
     refused(&["num_experts", "num_experts_per_tok"], ZERO, "mixtures of experts are not supported"),
     refused(&["sparse_config"], EMPTY, "sparse attention is not supported"),
 ];
+
+/// Fields of `Gemma3ForCausalLM` and `Gemma3TextModel`.
+const GEMMA3: &[Fields] = &[
+    read(&["hidden_activation", "query_pre_attn_scalar"]),
+    read(&["sliding_window_pattern", "rope_local_base_freq"]),
+    refused(&["use_bidirectional_attention"], FALSE, "a token sees only those before it"),
+    unused(&["hidden_act"], "`hidden_activation` names the activation"),
+    unused(&["use_sliding_window"], "`layer_types` says which layers attend to a window"),
+    unused(&["_sliding_window_pattern"], "`layer_types` and `sliding_window_pattern` say it"),
+    unused(&["cache_implementation"], "changes memory, not results"),
+];
+
+/// Fields of `rope_parameters` in these classes.
+const GEMMA3_ROPE: &[Fields] = &[read(&["full_attention", "sliding_attention"])];
 
 /// Fields of `MapleForCausalLM`.
 const MAPLE: &[Fields] = &[
@@ -178,11 +192,13 @@ pub(super) const GENERATION: &str = "transformers 5 reads it in generation_confi
 pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("config.json", "every class", EVERY_CLASS),
     ("config.json", "LlamaForCausalLM, BitnetForCausalLM", LLAMA),
-    ("config.json", "Qwen2ForCausalLM, Qwen3ForCausalLM", QWEN3),
+    ("config.json", "Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3Model", QWEN3),
     ("config.json", "Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration", QWEN35),
     ("config.json", "MiniCPMForCausalLM", MINICPM),
     ("config.json", "MapleForCausalLM", MAPLE),
     ("config.json", "rope_parameters of Qwen3_5 classes", QWEN35_ROPE),
+    ("config.json", "Gemma3ForCausalLM, Gemma3TextModel", GEMMA3),
+    ("config.json", "rope_parameters of Gemma3 classes", GEMMA3_ROPE),
     ("config.json", "BitnetForCausalLM", LEGACY_BITNET),
     ("config.json", "fields of other classes", OTHER_CLASSES),
     ("config.json", "rope_parameters, rope_scaling", ROPE),
@@ -193,7 +209,8 @@ pub(super) fn tables_of(class: &str) -> Vec<&'static [Fields]> {
     let own: &[&'static [Fields]] = match class {
         "LlamaForCausalLM" => &[LLAMA],
         "BitnetForCausalLM" => &[LEGACY_BITNET, LLAMA],
-        "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => &[QWEN3],
+        "Qwen2ForCausalLM" | "Qwen3ForCausalLM" | "Qwen3Model" => &[QWEN3],
+        "Gemma3ForCausalLM" | "Gemma3TextModel" => &[GEMMA3],
         "MiniCPMForCausalLM" => &[MINICPM, LLAMA],
         "MapleForCausalLM" => &[MAPLE],
         "Qwen3_5ForCausalLM" | "Qwen3_5ForConditionalGeneration" => &[QWEN35],
@@ -219,9 +236,18 @@ pub(crate) fn config(class: &str, value: &Value, file: &str) -> Result<Vec<Strin
     }
     for name in ["rope_parameters", "rope_scaling"] {
         if let Some(rope) = fields.get(name).and_then(Value::as_object) {
-            let own: &[&[Fields]] =
-                if class.starts_with("Qwen3_5") { &[QWEN35_ROPE, ROPE] } else { &[ROPE] };
+            let own: &[&[Fields]] = match class {
+                "Gemma3ForCausalLM" | "Gemma3TextModel" => &[GEMMA3_ROPE, ROPE],
+                _ if class.starts_with("Qwen3_5") => &[QWEN35_ROPE, ROPE],
+                _ => &[ROPE],
+            };
             found.object(own, &format!("{name}."), rope)?;
+            // Settings of a kind of layers.
+            for (kind, of_kind) in rope {
+                if let Some(of_kind) = of_kind.as_object() {
+                    found.object(&[ROPE], &format!("{name}.{kind}."), of_kind)?;
+                }
+            }
         }
     }
     quantization::fields(fields, &mut found)?;

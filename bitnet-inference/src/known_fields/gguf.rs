@@ -153,7 +153,7 @@ const ARCHITECTURE: &[Fields] = &[
     read(&["attention.sliding_window"]),
     read_by(
         &["attention.sliding_window_pattern"],
-        "qwen2, qwen3 and maple, as a list; in other files no context is longer than the window",
+        "qwen2, qwen3, maple and gemma3, as a list; in other files no context is longer than the window",
     ),
     unused(&["attention.key_length_swa", "attention.value_length_swa"], WINDOW),
     unused(&["attention.layer_norm_epsilon", "attention.group_norm_epsilon"], OTHER_NORMS),
@@ -181,7 +181,8 @@ const ARCHITECTURE: &[Fields] = &[
     refused(&["wkv.*", "shortconv.*", "posnet.*", "convnext.*"], ZERO, OTHER_LAYERS),
     refused(&["features_length"], ZERO, OTHER_LAYERS),
     unused(&["decoder_start_token_id"], "for encoders with decoders"),
-    unused(&["embedding_length_out", "pooling_type", "{dense}_feat_in"], EMBEDDINGS),
+    read_by(&["pooling_type"], "`embed`"),
+    unused(&["embedding_length_out", "{dense}_feat_in"], EMBEDDINGS),
     unused(&["{dense}_feat_out"], EMBEDDINGS),
     unused(&["classifier.output_labels"], "for classifiers"),
     unused(&["tensor_data_layout"], "the order of rows is the architecture's"),
@@ -215,11 +216,20 @@ const MIXTURE_KEYS: &[Fields] = &[
     refused(&["moe_latent_size", "expert_chunk_feed_forward_length"], ZERO, OTHER_LAYERS),
 ];
 
+/// Keys of architectures in which windows of attention are the rule (`gemma3`), without its name before them.
+const WINDOWED: &[Fields] = &[
+    read(&["attention.sliding_window_pattern", "rope.freq_base_swa", "attention.scale"]),
+    unused(&["rope.dimension_count_swa"], "whole heads are rotated"),
+];
+
 /// The tables of an architecture, its own first.
 fn tables_of(arch: &str) -> &'static [&'static [Fields]] {
     match Architecture::from_gguf(arch) {
         Some((architecture, _)) if architecture.table().recurrent => &[RECURRENT, ARCHITECTURE],
         Some((architecture, _)) if architecture.table().experts => &[MIXTURE_KEYS, ARCHITECTURE],
+        Some((architecture, _)) if architecture.table().windowed.is_some() => {
+            &[WINDOWED, ARCHITECTURE]
+        }
         Some((architecture, _)) if architecture.table().scaled_stream => {
             &[SCALED_STREAM, ARCHITECTURE]
         }
@@ -235,6 +245,7 @@ pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("GGUF", "qwen35 (after its name)", RECURRENT),
     ("GGUF", "minicpm (after its name)", SCALED_STREAM),
     ("GGUF", "maple (after its name)", MIXTURE_KEYS),
+    ("GGUF", "gemma3 (after its name)", WINDOWED),
 ];
 
 /// Checks the keys of a file of architecture `arch`.

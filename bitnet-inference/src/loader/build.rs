@@ -103,6 +103,7 @@ pub(crate) fn build(
     files.extend(cached.and_then(CachedWeights::file).cloned());
     let files = SourceFiles::new(checkpoint.file(), &files);
     let rope = SharedRope::new(config.inverse_frequencies(), config.rope_magnitude());
+    let local_rope = config.local_frequencies().map(|own| SharedRope::new(own, 1.0));
     let compute = Compute { backend, pool };
     let decoder = Decoder {
         config,
@@ -116,6 +117,7 @@ pub(crate) fn build(
         top_logits,
         files,
         rope,
+        local_rope,
         compute,
         cache_writer: None,
     };
@@ -252,6 +254,13 @@ impl Builder<'_> {
             place_in_cache,
             feed_forward_norm: self.norm(name(Role::FeedForwardNorm))?,
             feed_forward,
+            post_norms: match [
+                self.extra_norm(name(Role::AttentionPostNorm))?,
+                self.extra_norm(name(Role::FeedForwardPostNorm))?,
+            ] {
+                [Some(attention), Some(feed_forward)] => Some([attention, feed_forward]),
+                _ => None,
+            },
         })
     }
 
@@ -385,6 +394,9 @@ impl Builder<'_> {
 
     /// The head, and the role of the tensor that it is.
     fn head(&mut self) -> Result<(Head, Role)> {
+        if !self.checkpoint.config().has_head {
+            return Ok((Head::Absent, Role::Output));
+        }
         if self.checkpoint.tied() != Some(true) {
             if let Some(head) = self.own_head()? {
                 return Ok((head, Role::Output));
@@ -443,6 +455,9 @@ impl Builder<'_> {
 
 /// Where the head comes from, in words.
 pub(super) fn head_fact(checkpoint: &dyn Checkpoint) -> Result<String> {
+    if !checkpoint.config().has_head {
+        return Ok("none: the model makes embeddings of texts (`bitnet embed`)".into());
+    }
     let own = checkpoint.stored_bytes("output")?;
     Ok(match (checkpoint.tied(), own) {
         (Some(true), Some(head)) if head.tensor != checkpoint.name_in_file("token_embd") => {

@@ -27,7 +27,7 @@ pub(super) fn class_of(
     };
     let Some(named) = named else {
         let Some(class) = by_type else {
-            let problem = "missing, and model_type names no class that is supported (llama, qwen2, qwen3, qwen3_5, minicpm, maple, bitnet)";
+            let problem = "missing, and model_type names no class that is supported (llama, qwen2, qwen3, qwen3_5, gemma3_text, minicpm, maple, bitnet)";
             return Err(o.bad("architectures", problem.into()));
         };
         assumptions.push(format!(
@@ -43,7 +43,8 @@ pub(super) fn class_of(
     };
     // 1bitLLM's files say `llama` beside a class of their own.
     let own_class = class.name == "BitnetForCausalLM";
-    if let Some(other) = by_type.filter(|other| !own_class && other.name != class.name) {
+    if let Some(other) = by_type.filter(|other| !own_class && other.model_type != class.model_type)
+    {
         let problem = format!(
             "{} stands for {}, but architectures names {named}; correct one of them",
             other.model_type, other.name

@@ -3,7 +3,7 @@
 use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgufFile, Metadata};
 
-use super::gguf_mixture::{local_attention, mixture, rope_theta, rotated};
+use super::gguf_mixture::{local_attention, mixture, rope_theta, rotated, windows};
 use super::gguf_recurrent::recurrent_config;
 use super::gguf_rope::rope_scaling;
 use crate::models::{
@@ -69,7 +69,10 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         return Err(bad("block_count", problem));
     };
     let recurrent = table.recurrent.then(|| recurrent_config(file, arch, layers)).transpose()?;
-    let local = local_attention(file, arch, layers)?;
+    let local = match table.windowed {
+        Some(defaults) => windows(file, arch, defaults, layers)?,
+        None => local_attention(file, arch, layers)?,
+    };
     let mixture = table.experts.then(|| mixture(file, arch, layers)).transpose()?;
     Ok(ModelConfig {
         architecture,
@@ -106,7 +109,15 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         rotations: None,
         draft_layers: drafts,
         drafts_read: 0,
-        scales: stream_scales(metadata, &key, table.scaled_stream)?,
+        scales: match table.root_scaled {
+            true => Some(StreamScales::root_of(hidden)),
+            false => stream_scales(metadata, &key, table.scaled_stream)?,
+        },
+        query_scalar: match table.query_scalar {
+            true => query_scalar(metadata, &key, [hidden, heads, head_dim, layers])?,
+            false => None,
+        },
+        has_head: has_head(file, arch)?,
     })
 }
 
@@ -125,6 +136,42 @@ fn stream_scales(
         residual: metadata.get_f32(&key("residual_scale"))?,
         logits: 1.0 / metadata.get_f32(&key("logit_scale"))?,
     }))
+}
+
+/// Whether a file has a head. One without `output` that says how states become an embedding was made for embeddings: the
+/// embedding table is no head then.
+fn has_head(file: &GgufFile, arch: &str) -> Result<bool> {
+    let pools = file.metadata().opt_u64(&pooling_key(arch))?.is_some_and(|pooling| pooling != 0);
+    Ok(file.find("output.weight").is_some() || !pools)
+}
+
+/// The key that says how states become an embedding.
+pub(super) fn pooling_key(arch: &str) -> String {
+    format!("{arch}.pooling_type")
+}
+
+/// What scores of attention are divided by the root of; `None` where it is the size of a head. llama.cpp knows the largest
+/// Gemma 3 by its number of layers, and has no key for others.
+fn query_scalar(
+    metadata: &Metadata,
+    key: &dyn Fn(&str) -> String,
+    [hidden, heads, head_dim, layers]: [usize; 4],
+) -> Result<Option<f32>> {
+    const LAYERS_OF_27B: usize = 62;
+    let scale = metadata.opt_f32(&key("attention.scale"))?.filter(|&scale| scale != 0.0);
+    let scalar = match scale {
+        Some(scale) => scalar_of(scale),
+        None if layers == LAYERS_OF_27B => (hidden / heads) as f32,
+        None => head_dim as f32,
+    };
+    Ok((scalar != head_dim as f32).then_some(scalar))
+}
+
+/// The number of which the inverse root is `scale`: a whole one where there is one.
+fn scalar_of(scale: f32) -> f32 {
+    let near = (1.0 / (f64::from(scale) * f64::from(scale))) as f32;
+    let whole = near.round();
+    if 1.0 / whole.sqrt() == scale { whole } else { near }
 }
 
 /// The original context of LongRoPE, if the model's is longer.

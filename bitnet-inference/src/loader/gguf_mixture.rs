@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bitnet_formats::architecture::ArchitectureTable;
-use bitnet_formats::gguf::{GgufFile, Metadata, Value};
+use bitnet_formats::architecture::{ArchitectureTable, Windowed};
+use bitnet_formats::gguf::{Array, GgufFile, Metadata, Value};
 
 use crate::models::{Architecture, LocalAttention, MixtureConfig};
 use crate::{InferenceError, Result};
@@ -69,13 +69,59 @@ pub(super) fn local_attention(
         None => return Err(bad("missing; it says which layers attend to a window".into())),
     };
     let window = count_of(file, &key("attention.sliding_window"), 1 << 24)?;
+    let positions = window + table.window_beyond;
+    let layers = flags(array, layers).map_err(bad)?;
+    Ok(Some(LocalAttention { positions, layers, rope_theta: None }))
+}
+
+/// A flag for each of `layers` layers.
+fn flags(array: Array<'_>, layers: usize) -> std::result::Result<Arc<[bool]>, String> {
     if array.len() != layers {
-        return Err(bad(format!("{} of them for {layers} layers", array.len())));
+        return Err(format!("{} of them for {layers} layers", array.len()));
     }
     let flag = |value: Value<'_>| value.as_bool().or_else(|| Some(value.as_u64()? != 0));
     let flags: Option<Arc<[bool]>> = array.iter().map(flag).collect();
-    let flags = flags.ok_or_else(|| bad("not a list of true and false".into()))?;
-    Ok(Some(LocalAttention { positions: window + table.window_beyond, layers: flags }))
+    flags.ok_or_else(|| "not a list of true and false".into())
+}
+
+/// Reads which of `layers` layers attend to a window where windows are the rule (`gemma3`), by a period or a list, and their
+/// RoPE; `None` if the file names no size of a window, as in llama.cpp.
+///
+/// # Errors
+/// [`InferenceError::Config`] naming a key with an impossible value.
+pub(super) fn windows(
+    file: &GgufFile,
+    arch: &str,
+    defaults: Windowed,
+    layers: usize,
+) -> Result<Option<LocalAttention>> {
+    let key = |name: &str| format!("{arch}.{name}");
+    let metadata = file.metadata();
+    let size = key("attention.sliding_window");
+    if metadata.opt_u64(&size)?.is_none_or(|window| window == 0) {
+        return Ok(None);
+    }
+    let positions = count_of(file, &size, 1 << 24)?;
+    let name = key("attention.sliding_window_pattern");
+    let bad = |problem: String| InferenceError::config(file.name(), &name, problem);
+    let pattern = metadata.value(&name)?;
+    let kinds = match pattern.map(|value| (value.as_array(), value.as_u64())) {
+        Some((Some(array), _)) => flags(array, layers).map_err(bad)?,
+        Some((None, Some(0) | None)) => {
+            return Err(bad("neither a period of at least 1 nor a list of true and false".into()));
+        }
+        Some((None, Some(every))) => every_so_many(every, layers),
+        None => every_so_many(defaults.full_every as u64, layers),
+    };
+    let theta = metadata.opt_f32(&key("rope.freq_base_swa"))?.unwrap_or(defaults.rope_theta);
+    let is_local = kinds.contains(&true);
+    let local = LocalAttention { positions, layers: kinds, rope_theta: Some(theta) };
+    Ok(is_local.then_some(local))
+}
+
+/// Whether each layer attends to a window, where one in `every` does not.
+fn every_so_many(every: u64, layers: usize) -> Arc<[bool]> {
+    (1..=layers as u64).map(|number| !number.is_multiple_of(every)).collect()
 }
 
 /// Reads the mixtures of `layers` layers, and the width of an expert.

@@ -72,7 +72,10 @@ pub(super) fn windows(
                     Err(o.bad("sliding_window", problem.into()))
                 }
                 None => Ok(None),
-                Some(positions) => Ok(Some(LocalAttention { positions, layers: slides.into() })),
+                Some(positions) => {
+                    let layers = slides.into();
+                    Ok(Some(LocalAttention { positions, layers, rope_theta: None }))
+                }
             }
         }
         (true, false) if types.is_some() => {

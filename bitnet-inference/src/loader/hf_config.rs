@@ -12,6 +12,7 @@ use super::hf_attention::windows;
 use super::hf_mixture::{local_attention, mixture};
 use super::hf_recurrent::recurrent_config;
 use super::hf_rope::rope;
+use super::hf_windows::{self, rope_of_full_layers};
 use super::json_object::{Object, read_json};
 use super::quantization::{Quantization, quantization, skipped_modules};
 use super::tensor_use::linears;
@@ -94,7 +95,11 @@ fn stream_scales(
     hidden: usize,
     layers: usize,
 ) -> Result<Option<StreamScales>> {
-    if !settings.class.architecture.table().scaled_stream {
+    let table = settings.class.architecture.table();
+    if table.root_scaled {
+        return Ok(Some(StreamScales::root_of(hidden)));
+    }
+    if !table.scaled_stream {
         return Ok(None);
     }
     let depth = settings.number("scale_depth", 1.0)?;
@@ -109,11 +114,12 @@ fn stream_scales(
 /// Shapes and constants.
 fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
     let (o, class) = (settings.object, settings.class);
-    let act = settings.or_default("hidden_act", o.opt_str("hidden_act")?, class.hidden_act);
-    let activation =
-        activation_by_name(act).map_err(|name| o.bad("hidden_act", unknown_name(&name)))?;
+    let table = class.architecture.table();
+    let field = table.hf_activation;
+    let act = settings.or_default(field, o.opt_str(field)?, class.hidden_act);
+    let activation = activation_by_name(act).map_err(|name| o.bad(field, unknown_name(&name)))?;
     // Families with biases have no such field.
-    let has_biases = !class.architecture.table().biased.is_empty();
+    let has_biases = !table.biased.is_empty();
     if o.opt_bool("attention_bias")? == Some(true) && !has_biases {
         return Err(o.bad("attention_bias", "true; biases are not supported".into()));
     }
@@ -125,11 +131,15 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
     let layers = settings.count("num_hidden_layers", class.num_hidden_layers)?;
     let context = settings.count("max_position_embeddings", class.max_position_embeddings)?;
     let head_dim = settings.head_dim(hidden, heads)?;
-    let rope = rope(settings, context, head_dim)?;
+    let rope = match table.windowed {
+        Some(_) => rope_of_full_layers(settings, context, head_dim)?,
+        None => rope(settings, context, head_dim)?,
+    };
     let recurrent = recurrent_config(settings, layers)?;
-    let local = match class.architecture.table().local_rope {
-        true => Some(local_attention(settings, layers)?),
-        false => windows(settings, layers)?,
+    let local = match (table.windowed, table.local_rope) {
+        (Some(defaults), _) => hf_windows::windows(settings, defaults, layers)?,
+        (None, true) => Some(local_attention(settings, layers)?),
+        (None, false) => windows(settings, layers)?,
     };
     let mixture = mixture(settings, layers)?;
     let context_limit = rope.limit;
@@ -154,7 +164,7 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         norm_eps: settings.number("rms_norm_eps", class.rms_norm_eps)?,
         activation,
         rope_theta: rope.theta,
-        rope_order: class.architecture.table().hf_rope_order,
+        rope_order: table.hf_rope_order,
         rope_scaling: rope.scaling,
         rope_dim: rope.dim,
         local,
@@ -164,7 +174,20 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         draft_layers: 0,
         drafts_read: 0,
         scales: stream_scales(settings, hidden, layers)?,
+        query_scalar: query_scalar(settings, head_dim)?,
+        has_head: class.has_head,
     })
+}
+
+/// What scores of attention are divided by the root of, of families that say it; `None` where it is the size of a head.
+fn query_scalar(settings: &mut Settings<'_>, head_dim: usize) -> Result<Option<f32>> {
+    /// The default of `Gemma3TextConfig`.
+    const DEFAULT: f32 = 256.0;
+    if !settings.class.architecture.table().query_scalar {
+        return Ok(None);
+    }
+    let scalar = settings.number("query_pre_attn_scalar", DEFAULT)?;
+    Ok((scalar != head_dim as f32).then_some(scalar))
 }
 
 /// Names of the modules that quantisation is about.

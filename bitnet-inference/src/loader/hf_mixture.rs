@@ -41,7 +41,7 @@ pub(super) fn local_attention(
         return Err(o.bad("sliding_window", "0; a window has at least 1 token".into()));
     }
     let positions = window.saturating_add(table.window_beyond);
-    Ok(LocalAttention { positions, layers: layers.into() })
+    Ok(LocalAttention { positions, layers: layers.into(), rope_theta: None })
 }
 
 /// The mixtures of a family that has them.

@@ -23,6 +23,8 @@ fn form(table: &ArchitectureTable, name: TensorName) -> Option<Form> {
         | Role::OutputNorm
         | Role::QueryNorm
         | Role::KeyNorm
+        | Role::AttentionPostNorm
+        | Role::FeedForwardPostNorm
         | Role::DraftEmbeddingNorm
         | Role::DraftStateNorm
         | Role::DraftOutputNorm

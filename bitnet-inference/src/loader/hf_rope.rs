@@ -44,6 +44,17 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize, head_dim: usize)
     }
     let p = Object { file: o.file, value };
     let dim = rotated(settings, Some(&p), head_dim)?;
+    let (scaling, limit) = scaling(settings, &p, field, context)?;
+    Ok(HfRope { theta: theta(settings, Some(value))?, scaling, limit, dim })
+}
+
+/// How the RoPE settings `p`, the value of `field`, stretch frequencies, and up to which length.
+pub(super) fn scaling(
+    settings: &mut Settings<'_>,
+    p: &Object<'_>,
+    field: &str,
+    context: usize,
+) -> Result<(RopeScaling, Option<ContextLimit>)> {
     let kind = p.opt_str("rope_type")?.or(p.opt_str("type")?).unwrap_or("default");
     let mut limit = None;
     let scaling = match kind {
@@ -53,19 +64,19 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize, head_dim: usize)
             RopeScaling::None
         }
         "longrope" => {
-            let (scaling, original) = long_rope(settings, &p, context)?;
+            let (scaling, original) = long_rope(settings, p, context)?;
             let reason = LimitReason::LongRope;
             limit = (original < context).then_some(ContextLimit { positions: original, reason });
             scaling
         }
-        "linear" => RopeScaling::Linear(number(&p, "factor")?),
+        "linear" => RopeScaling::Linear(number(p, "factor")?),
         "llama3" => RopeScaling::Llama3 {
-            factor: number(&p, "factor")?,
-            low_freq_factor: number(&p, "low_freq_factor")?,
-            high_freq_factor: number(&p, "high_freq_factor")?,
-            original_context: original_context(settings, &p, context)?,
+            factor: number(p, "factor")?,
+            low_freq_factor: number(p, "low_freq_factor")?,
+            high_freq_factor: number(p, "high_freq_factor")?,
+            original_context: original_context(settings, p, context)?,
         },
-        "yarn" => RopeScaling::Yarn(yarn(settings, &p, context)?),
+        "yarn" => RopeScaling::Yarn(yarn(settings, p, context)?),
         other => {
             let problem = format!(
                 "{other:?} is not supported; default, linear, dynamic, yarn, longrope and llama3 are"
@@ -73,7 +84,7 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize, head_dim: usize)
             return Err(p.bad(&format!("{field}.rope_type"), problem));
         }
     };
-    Ok(HfRope { theta: theta(settings, Some(value))?, scaling, limit, dim })
+    Ok((scaling, limit))
 }
 
 /// The settings of LongRoPE up to the original context, and that context.

@@ -55,6 +55,7 @@ impl HfCheckpoint {
         let (folder, tied) = (folder.to_owned(), config.tied);
         let mut checkpoint =
             Self { folder, tensors, json, config, precision, tied, head_assumption: None };
+        checkpoint.settle_bit_linears();
         tensor_use::check_layers(&checkpoint)?;
         tensor_use::check_shapes(&checkpoint)?;
         (checkpoint.tied, checkpoint.head_assumption) = checkpoint.settle_head()?;
@@ -70,6 +71,25 @@ impl HfCheckpoint {
         found
     }
 
+    /// A folder without settings of quantisation whose projections have norms on their inputs holds the full-precision
+    /// masters of ternary layers: such norms belong to BitLinear (microsoft/bitnet-embedding).
+    fn settle_bit_linears(&mut self) {
+        if self.config.quantization != Quantization::None {
+            return;
+        }
+        let norms = tensor_use::linears(&self.config.model)
+            .map(|linear| linear.name.with(Part::InputNorm).stem());
+        let Some(norm) = norms.filter_map(|norm| self.find(&norm)).next() else { return };
+        let input_norm_eps = Some(self.config.model.norm_eps);
+        self.config.quantization =
+            Quantization::BitNet { multiply: true, online: true, input_norm_eps };
+        self.config.assumptions.push(format!(
+            "config.json has no quantization_config, but {} is in the file: projections are BitLinear, whose weights are \
+             made ternary at load (absmean) and whose inputs have 8 bits",
+            norm.name
+        ));
+    }
+
     /// Whether the head is the embedding table, by the rule of transformers 5: a head in the file that differs from the
     /// table is used, whatever `tie_word_embeddings` is.
     fn settle_head(&self) -> Result<(Option<bool>, Option<String>)> {
@@ -77,7 +97,7 @@ impl HfCheckpoint {
         let (Some(head), Some(table)) = (self.find("output"), self.find("token_embd")) else {
             return Ok((declared, None));
         };
-        if declared != Some(true) {
+        if declared != Some(true) || !self.config.model.has_head {
             return Ok((declared, None));
         }
         if head.name == table.name {
@@ -113,8 +133,13 @@ impl HfCheckpoint {
         let mut names: Vec<String> = Vec::new();
         let layers = self.config.model.layers;
         let of_class = |class: &ModelClass| parsed.to_hf_of(class, layers);
+        // A name that the model's class has for another tensor is no other spelling of this one.
+        let is_others = |name: &str| {
+            let found = own.and_then(|class| TensorName::from_hf_of(name, class));
+            found.is_some_and(|found| found.role != parsed.role)
+        };
         for name in own.into_iter().chain(ModelClass::all()).filter_map(of_class) {
-            if !names.contains(&name) {
+            if !names.contains(&name) && !is_others(&name) {
                 names.push(name);
             }
         }

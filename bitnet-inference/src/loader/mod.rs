@@ -20,6 +20,7 @@ mod hf_numbers;
 mod hf_recurrent;
 mod hf_rope;
 mod hf_weights;
+mod hf_windows;
 mod huggingface;
 mod inspect;
 mod json_object;

@@ -101,6 +101,10 @@ pub struct ModelConfig {
     pub drafts_read: usize,
     /// The factors on embeddings, residual branches and logits, if there are any.
     pub scales: Option<StreamScales>,
+    /// What scores of attention are divided by the root of, where that is not the size of a head.
+    pub query_scalar: Option<f32>,
+    /// Whether there is a head: a model without one gives states, for embeddings of texts, and no logits.
+    pub has_head: bool,
 }
 
 /// Bounds beyond which a setting is an error rather than a model.
@@ -156,9 +160,7 @@ impl ModelConfig {
                 format!("{factor} is not a positive number"),
             ));
         }
-        if let Some((field, problem)) =
-            self.local.as_ref().and_then(|local| local.fault(self.layers))
-        {
+        if let Some((field, problem)) = self.attention_fault() {
             return Err(bad(field, problem));
         }
         let fault = self.mixture.as_ref().and_then(|mixture| mixture.fault(self.layers));
@@ -251,8 +253,7 @@ impl ModelConfig {
 
     /// The frequencies before they are stretched.
     fn plain_frequencies(&self) -> impl Iterator<Item = f32> {
-        let (dim, theta) = (self.rope_dim, self.rope_theta);
-        (0..dim / 2).map(move |j| 1.0 / theta.powf((2 * j) as f32 / dim as f32))
+        self.frequencies_of(self.rope_theta)
     }
 
     /// Inverse frequencies of RoPE, `[head_dim / 2]`, computed in f32 as the reference implementations do.
@@ -401,6 +402,8 @@ pub(crate) fn example_config() -> ModelConfig {
         draft_layers: 0,
         drafts_read: 0,
         scales: None,
+        query_scalar: None,
+        has_head: true,
     }
 }
 

@@ -12,7 +12,8 @@
 //! What stands in brackets is there if the weight is: BitNet has the sub-norms, Qwen3 the head norms, Llama none.
 //! `L_q`, `L_k` and `L_v` of Qwen2 add a bias. Most layers of Qwen3.5 have a gated delta network in place of attention
 //! (`delta_net.rs`). Maple's feed-forward parts are mixtures of experts (`mixture.rs`), and most of its layers attend to a
-//! window (`local_attention.rs`).
+//! window (`local_attention.rs`). Gemma 3 has norms on what both halves of a layer add, scaled embeddings, and windows with
+//! a RoPE of their own. A model without a head ends with the norm: it gives embeddings of texts (`embed/`).
 //! Sources: BitNet b1.58 2B4T technical report; Llama 2; Qwen2; Qwen3.
 
 use std::sync::Arc;
@@ -30,9 +31,9 @@ use super::observer::{InputObserver, ObserveFn};
 use super::rope::SharedRope;
 use super::top_logits::LazyTopLogits;
 use super::{DraftHead, HeadMode, Layer, LayerKind, Linear, ModelConfig, SourceFiles};
-use crate::Result;
 use crate::cache;
 use crate::weight_cache::CacheWriter;
+use crate::{InferenceError, Result};
 
 /// The output head.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub enum Head {
     Tied,
     /// A matrix of its own, `[vocabulary, hidden]`.
     Own(Linear),
+    /// None: the model gives states, and no logits.
+    Absent,
 }
 
 /// A decoder-only language model on a back end.
@@ -65,6 +68,8 @@ pub struct Decoder {
     pub(crate) top_logits: LazyTopLogits,
     pub(crate) files: SourceFiles,
     pub(crate) rope: SharedRope,
+    /// That of layers with a window, where they have their own.
+    pub(crate) local_rope: Option<SharedRope>,
     pub(crate) compute: Compute,
     /// Writes prepared weights to disk, if that was asked for.
     pub(crate) cache_writer: Option<CacheWriter>,
@@ -107,7 +112,7 @@ impl Decoder {
             positions.extend(first..first + sequence.tokens.len());
             tokens.extend_from_slice(sequence.tokens);
         }
-        let rope = self.rope(positions.iter().max().map_or(0, |last| last + 1))?;
+        let rope = self.ropes(positions.iter().max().map_or(0, |last| last + 1))?;
         let pass = self.pass(&rope, &positions);
         let mut h = self.embed(&tokens)?;
         let mut spans: Few<_> = sequences
@@ -152,20 +157,28 @@ impl Decoder {
         let (first, tokens) = (cache.len(), h.shape()[0]);
         cache::reserve(cache, tokens)?;
         let positions: Few<_> = (first..first + tokens).collect();
-        let rope = self.rope(first + tokens)?;
+        let rope = self.ropes(first + tokens)?;
         let mut spans = [TokenSpan { cache, first, tokens }];
         let mut observer = InputObserver::new(index, None);
         layer.forward(h, &mut spans, &self.pass(&rope, &positions), &mut observer)
     }
 
-    pub(super) fn pass<'a>(&'a self, rope: &'a RopeTable, positions: &'a [usize]) -> Pass<'a> {
-        Pass { config: &self.config, compute: &self.compute, rope, positions }
+    pub(super) fn pass<'a>(&'a self, ropes: &'a Ropes, positions: &'a [usize]) -> Pass<'a> {
+        let (rope, local_rope) = (&*ropes.of_all, ropes.of_windows.as_deref());
+        Pass { config: &self.config, compute: &self.compute, rope, local_rope, positions }
+    }
+
+    /// The error for logits of a model without a head.
+    pub(crate) fn no_head(&self) -> InferenceError {
+        let what = format!("{}: writing text with a model without a head", self.files.name);
+        InferenceError::unsupported(what, "`bitnet embed` makes embeddings of texts with it")
     }
 
     /// Computes the logits `[tokens, vocabulary]` of hidden states `[tokens, hidden]`, on the host.
     ///
     /// # Errors
-    /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::check_files`].
+    /// [`InferenceError::Core`] if shapes do not fit, [`InferenceError::UnsupportedOperation`] for a model without a head,
+    /// and those of [`Decoder::check_files`].
     pub fn logits(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
         self.logits_of_normed(self.normed(h)?)
     }
@@ -179,6 +192,7 @@ impl Decoder {
         let logits = match &self.head {
             Head::Own(weight) => self.compute.linear(&x, weight),
             Head::Tied => self.compute.dense(&x, &*self.embedding),
+            Head::Absent => Err(self.no_head()),
         }?;
         self.check_files()?;
         self.compute.to_host(logits)
@@ -247,7 +261,7 @@ impl Decoder {
     /// The rows of the head, unless they are ternary.
     fn dense_head(&self) -> Option<&Arc<dyn DenseRows>> {
         match &self.head {
-            Head::Own(Linear::Ternary(..)) => None,
+            Head::Own(Linear::Ternary(..)) | Head::Absent => None,
             Head::Own(Linear::Dense(rows)) => Some(rows),
             Head::Tied => Some(&self.embedding),
         }
@@ -280,11 +294,21 @@ impl Decoder {
         })
     }
 
-    /// Returns the rotation table, which is at least `positions` positions long.
+    /// Returns the rotation tables, which are at least `positions` positions long.
     ///
     /// # Errors
     /// If the memory can't be had.
-    pub(crate) fn rope(&self, positions: usize) -> Result<Arc<RopeTable>> {
-        self.rope.at_least(positions, self.pool())
+    pub(crate) fn ropes(&self, positions: usize) -> Result<Ropes> {
+        let of_all = self.rope.at_least(positions, self.pool())?;
+        let own = self.local_rope.as_ref();
+        let of_windows = own.map(|rope| rope.at_least(positions, self.pool())).transpose()?;
+        Ok(Ropes { of_all, of_windows })
     }
+}
+
+/// The rotation tables of a pass.
+pub(crate) struct Ropes {
+    of_all: Arc<RopeTable>,
+    /// That of layers with a window, where they have their own.
+    of_windows: Option<Arc<RopeTable>>,
 }

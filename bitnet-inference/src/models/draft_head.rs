@@ -67,7 +67,7 @@ impl Decoder {
         cache::reserve(cache, tokens.len())?;
         let first = cache.len();
         let positions: Few<_> = (first..first + tokens.len()).collect();
-        let rope = self.rope(first + tokens.len())?;
+        let rope = self.ropes(first + tokens.len())?;
         let pass = self.pass(&rope, &positions);
         let embedding = pass.norm(&self.embed(tokens)?, &draft.embedding_norm)?;
         let states = pass.norm(states, &draft.state_norm)?;

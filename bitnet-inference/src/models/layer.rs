@@ -26,6 +26,8 @@ pub struct Layer {
     pub feed_forward_norm: BitNetTensor,
     /// Feed-forward part.
     pub feed_forward: FeedForward,
+    /// Norms of what attention and the feed-forward part add, `[hidden]` (Gemma 3).
+    pub post_norms: Option<[BitNetTensor; 2]>,
 }
 
 /// The feed-forward part of a layer.
@@ -86,6 +88,8 @@ pub(super) struct Pass<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) compute: &'a Compute,
     pub(super) rope: &'a RopeTable,
+    /// That of layers with a window, where they have their own.
+    pub(super) local_rope: Option<&'a RopeTable>,
     /// The position of each token in its sequence.
     pub(super) positions: &'a [usize],
 }
@@ -114,16 +118,22 @@ impl Layer {
     ) -> Result<()> {
         let a = pass.norm(h, &self.attention_norm)?;
         let place = self.place_in_cache;
-        let o = match &self.mixer {
+        let mut o = match &self.mixer {
             Mixer::Attention(attention) => attention.forward(place, a, spans, pass, observer),
             Mixer::Delta(delta) => delta.forward(place, a, spans, pass, observer),
         }?;
+        if let Some([norm, _]) = &self.post_norms {
+            o = pass.norm(&o, norm)?;
+        }
         pass.compute.backend.add(h, &o)?;
         let b = pass.norm(h, &self.feed_forward_norm)?;
-        let d = match &self.feed_forward {
+        let mut d = match &self.feed_forward {
             FeedForward::Dense(unit) => unit.forward(b, pass, observer),
             FeedForward::Mixture(mixture) => mixture.forward(&b, pass),
         }?;
+        if let Some([_, norm]) = &self.post_norms {
+            d = pass.norm(&d, norm)?;
+        }
         Ok(pass.compute.backend.add(h, &d)?)
     }
 }
@@ -138,7 +148,7 @@ impl Attention {
         pass: &Pass<'_>,
         observer: &mut InputObserver<'_, '_>,
     ) -> Result<BitNetTensor> {
-        let Pass { config: c, compute, rope, positions } = *pass;
+        let Pass { config: c, compute, positions, .. } = *pass;
         let [mut q, mut k, v] = compute.project(&x, &self.qkv, QKV, observer)?;
         let mut gate = None;
         if self.is_gated {
@@ -150,6 +160,8 @@ impl Attention {
             k = pass.norm(&k, k_norm)?;
         }
         if self.has_rope {
+            let own = pass.local_rope.filter(|_| self.window.is_some());
+            let rope = own.unwrap_or(pass.rope);
             compute.backend.rope(&mut q, c.head_dim, positions, rope, c.rope_order)?;
             compute.backend.rope(&mut k, c.head_dim, positions, rope, c.rope_order)?;
         }
@@ -208,7 +220,7 @@ fn attend(
         heads: c.heads,
         kv_heads: c.kv_heads,
         head_dim: c.head_dim,
-        scale: 1.0 / (c.head_dim as f32).sqrt(),
+        scale: c.attention_scale(),
         window,
     };
     let mut out = compute.tensor(q.shape()[0], q.shape()[1])?;

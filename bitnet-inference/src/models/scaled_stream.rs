@@ -1,4 +1,4 @@
-//! Scaled embeddings, residual branches and logits (MiniCPM), held so that the decoder is Llama's.
+//! Scaled embeddings, residual branches and logits (MiniCPM; of Gemma 3 the first alone), held so that the decoder is Llama's.
 //!
 //! ```text
 //! h = e * E[token];  h += r * branch(norm(h)) ...;  logits = l * head(norm(h))
@@ -24,6 +24,14 @@ pub struct StreamScales {
 }
 
 impl StreamScales {
+    /// Embeddings multiplied by the root of their width, and nothing else scaled.
+    ///
+    /// transformers rounds the root to the type of the weights that it computes with: here, as with weights in float32, it
+    /// is an f32.
+    pub fn root_of(width: usize) -> Self {
+        Self { embedding: (width as f64).sqrt() as f32, residual: 1.0, logits: 1.0 }
+    }
+
     /// The factor on embeddings of the stream that is held.
     pub(crate) fn of_embeddings(self) -> f32 {
         self.embedding / self.residual

@@ -140,6 +140,7 @@ impl Decoder {
                 cost.dense_macs += head.dense_macs;
                 cost.parameters += head.parameters;
             }
+            Head::Absent => {}
         }
         Ok(cost)
     }
