@@ -134,6 +134,7 @@ pub(crate) fn with_drafts(
     };
     let options = LoadOptions { draft, ..options(cli)? };
     let model = load(source(cli, None)?, &options, backend, output)?;
+    model.check_head()?;
     let has_layer = model.decoder().draft.is_some();
     let mode = match drafts.draft {
         Draft::Off => DraftMode::Off,

@@ -55,6 +55,7 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
         Command::Bench(args) => paths.extend(&mut args.model),
         Command::Run(_)
         | Command::Chat(_)
+        | Command::Embed(_)
         | Command::Tokenize(_)
         | Command::Perplexity(_)
         | Command::Calibrate(_) => {}

@@ -127,6 +127,16 @@ pub enum InferenceError {
         /// The logit.
         value: f32,
     },
+    /// The model computed an embedding with a number that is NaN or infinite.
+    #[error(
+        "{file}: the embedding of text {text} is not finite; `bitnet verify` names weights that are not finite"
+    )]
+    NonFiniteEmbedding {
+        /// The model.
+        file: String,
+        /// The text, from 0.
+        text: usize,
+    },
     /// A request's own parameter is out of range.
     #[error("{parameter} = {value} is not valid: {problem}")]
     Parameter {

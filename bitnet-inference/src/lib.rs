@@ -54,6 +54,17 @@
 //! # Ok::<(), bitnet_inference::InferenceError>(())
 //! ```
 //!
+//! Embeddings of texts ([`Model::embed`]), also of models without a head:
+//!
+//! ```
+//! use bitnet_inference::{EmbedOptions, Model};
+//!
+//! let model = Model::embedded()?;
+//! let of = model.embed(&["a cat", "a dog"], &EmbedOptions::default())?;
+//! println!("{:.3}", of[0].cosine(&of[1]));
+//! # Ok::<(), bitnet_inference::InferenceError>(())
+//! ```
+//!
 //! | module | holds |
 //! |---|---|
 //! | [`loader`] | containers, the facts that files leave open, decoding |
@@ -68,6 +79,7 @@ mod bounded_json;
 mod cache;
 pub mod chat;
 mod draft;
+mod embed;
 mod error;
 mod generate;
 mod in_parallel;
@@ -86,12 +98,13 @@ mod weight_cache;
 pub use batch::{BatchItem, BatchLogits, LogitRows, choose_batch, extend_batch};
 pub use bitnet_core::kv::{KvCache, KvType};
 pub use draft::{DraftMode, DraftStats};
+pub use embed::{EmbedOptions, Embedding, Pooling, Prompt};
 pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, Generation, StopFilter, Token};
 pub use known_fields::{Refusal, adapter_config};
 pub use loader::{
-    DraftSource, Inspection, LoadOptions, MemoryNeed, ModelFacts, ModelFiles, Notice,
-    PreparedCache, SuggestedSampling, backend_by_name, backend_in_pool, tokenizer_of,
+    DraftSource, EmbeddingSettings, Inspection, LoadOptions, MemoryNeed, ModelFacts, ModelFiles,
+    Notice, PreparedCache, SuggestedSampling, backend_by_name, backend_in_pool, tokenizer_of,
 };
 pub use memory_stats::{Fragmentation, MemoryStats};
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};

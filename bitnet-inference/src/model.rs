@@ -15,8 +15,8 @@ use bitnet_formats::gguf::GgufFile;
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::generate::{GenerateOptions, Generated};
 use crate::loader::{
-    Checkpoint, DraftSource, GgufCheckpoint, HfCheckpoint, LoadOptions, ModelFacts,
-    SuggestedSampling, backend_by_name, build,
+    Checkpoint, DraftSource, EmbeddingSettings, GgufCheckpoint, HfCheckpoint, LoadOptions,
+    ModelFacts, SettingsFault, SuggestedSampling, backend_by_name, build,
 };
 use crate::memory_stats::MemoryStats;
 use crate::models::{Decoder, LazyTopLogits, ModelConfig};
@@ -58,6 +58,7 @@ pub struct Model {
     end_tokens: Arc<BTreeSet<u32>>,
     facts: ModelFacts,
     suggested: SuggestedSampling,
+    pub(crate) embedding: Result<EmbeddingSettings, SettingsFault>,
     kv: KvType,
 }
 
@@ -157,6 +158,7 @@ impl Model {
             end_tokens: Arc::new(end_tokens),
             facts,
             suggested: described.defaults,
+            embedding: described.embedding,
             kv: options.kv,
         })
     }
@@ -211,11 +213,20 @@ impl Model {
         self.suggested
     }
 
+    /// Checks that the model can write text.
+    ///
+    /// # Errors
+    /// [`InferenceError::UnsupportedOperation`] for a model without a head.
+    pub fn check_head(&self) -> Result<()> {
+        if self.config().has_head { Ok(()) } else { Err(self.decoder.no_head()) }
+    }
+
     /// Returns an empty sequence with room for `context` tokens, or for the model's own context up to 4096.
     ///
     /// # Errors
-    /// Those of [`Session::new`].
+    /// Those of [`Session::new`] and [`Model::check_head`].
     pub fn session(&self, context: Option<usize>) -> Result<Session> {
+        self.check_head()?;
         let capacity = context.unwrap_or_else(|| self.config().default_context());
         let session = Session::new(&self.decoder, capacity, self.kv)?;
         Ok(session.with_tokenizer(self.tokenizer.clone(), Arc::clone(&self.end_tokens)))

@@ -3,6 +3,7 @@
 mod answer;
 mod convert;
 mod drafts;
+mod embed;
 pub(crate) mod general;
 mod help;
 mod hub;
@@ -22,6 +23,7 @@ use crate::commands::calibrate::args::CalibrateArgs;
 pub(crate) use answer::{AnswerArgs, ReasoningView};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use drafts::{Draft, DraftArgs};
+pub(crate) use embed::EmbedArgs;
 pub(crate) use general::General;
 pub(crate) use help::command;
 pub(crate) use hub::{PullArgs, RmArgs};
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Chat with a model
     Chat(ChatArgs),
+    /// Turn texts into vectors for search and comparison
+    Embed(EmbedArgs),
     /// Show a model's metadata, tensors and assumptions
     Inspect(InspectArgs),
     /// Convert a model to another format and verify the result

@@ -77,6 +77,7 @@ pub(crate) fn fact_rows(facts: &ModelFacts) -> Vec<(&'static str, &str)> {
         ("inputs", &facts.inputs),
         ("RoPE", &facts.rope),
         ("head", &facts.head),
+        ("pooling", facts.pooling.as_deref().unwrap_or_default()),
         ("tokenizer", &facts.tokenizer),
         ("template", &facts.template),
     ];
@@ -143,7 +144,11 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
     ];
     if let Some(local) = &c.local {
         let layers = local.layers.iter().filter(|is_local| **is_local).count();
-        let rope = if c.architecture.table().local_rope { ", the only ones with RoPE" } else { "" };
+        let rope = match local.rope_theta {
+            Some(theta) => format!(", with RoPE base {theta}"),
+            None if c.architecture.table().local_rope => ", the only ones with RoPE".to_owned(),
+            None => String::new(),
+        };
         let text = format!("{} tokens in {layers} of {} layers{rope}", local.positions, c.layers);
         rows.push(("window", text));
     }
@@ -158,6 +163,9 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
         let heads = format!("{value_heads} value heads of {value_dim}, {key_heads} key heads");
         let state = format!("{} for every state kept", output::bytes(bytes));
         rows.push(("recurrent", format!("{layers} layers: {heads}; {state}")));
+    }
+    if let Some(scalar) = c.query_scalar {
+        rows.push(("scores", format!("divided by the root of {scalar}")));
     }
     if let Some(scales) = c.scales {
         let (residual, logits) = (scales.residual, scales.logits);
@@ -322,7 +330,10 @@ fn config_json(c: &ModelConfig) -> Value {
         "window": c.local.as_ref().map(|local| json!({
             "positions": local.positions,
             "layers": *local.layers,
+            "rope_theta": local.rope_theta.map(output::number),
         })),
+        "attention_divisor": c.query_scalar.map(output::number),
+        "has_head": c.has_head,
         "experts": c.mixture.as_ref().map(|mixture| json!({
             "count": mixture.experts,
             "used": mixture.used,

@@ -10,6 +10,7 @@ pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod difference;
 pub(crate) mod doctor;
+pub(crate) mod embed;
 pub(crate) mod inspect;
 pub(crate) mod memory;
 pub(crate) mod perplexity;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bitnet_core::backend::{ActivationPrecision, RopeOrder};
 
+use super::{EmbeddingSettings, SettingsFault};
 use crate::Result;
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::tokenizer::Tokenizer;
@@ -18,6 +19,8 @@ pub(crate) struct Description {
     pub(crate) named_templates: BTreeMap<String, String>,
     pub(crate) end_tokens: Vec<u32>,
     pub(crate) defaults: SuggestedSampling,
+    /// What the files say about embeddings, or what of it is not supported.
+    pub(crate) embedding: Result<EmbeddingSettings, SettingsFault>,
 }
 
 /// The facts about a model that go wrong silently when they are guessed.
@@ -41,6 +44,8 @@ pub struct ModelFacts {
     pub rope: String,
     /// Where the head comes from.
     pub head: String,
+    /// How states become embeddings of texts, if the files say it, and where.
+    pub pooling: Option<String>,
     /// Where the tokenizer comes from.
     pub tokenizer: String,
     /// Where the chat template comes from, and why it can't be used if so.

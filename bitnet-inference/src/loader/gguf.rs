@@ -23,8 +23,9 @@ use super::gguf_rotation::rotations;
 use super::mapped_rows::{MappedRows, finite_row};
 use super::ternary_rows::TernaryRows;
 use super::{
-    Checkpoint, Container, Description, DraftSource, LoadOptions, ModelFacts, RawTensor,
-    StoredBytes, StoredLinear, StoredType, StoredWeight, SuggestedSampling, tensor_use,
+    Checkpoint, Container, Description, DraftSource, EmbeddingSettings, LoadOptions, ModelFacts,
+    RawTensor, StoredBytes, StoredLinear, StoredType, StoredWeight, SuggestedSampling, embedding,
+    tensor_use,
 };
 use crate::chat::{Builtin, ModelTemplates, TemplateChoice, TemplateError};
 use crate::known_fields;
@@ -323,6 +324,7 @@ impl Checkpoint for GgufCheckpoint {
             }
             None => "none in the file".into(),
         };
+        let embedding = embedding::of_gguf(metadata, &self.arch);
         let facts = ModelFacts {
             file: self.file.name().into(),
             container: format!("GGUF v{}", self.file.version()),
@@ -333,6 +335,7 @@ impl Checkpoint for GgufCheckpoint {
             inputs: self.inputs_fact(),
             rope: rope_fact(self.config.rope_order),
             head: head_fact(self)?,
+            pooling: EmbeddingSettings::fact(&embedding),
             tokenizer: tokenizer_fact,
             template: template_fact,
             rows_beyond_tokenizer: tokenizer.as_ref().map_or(0, Tokenizer::rows_beyond),
@@ -346,6 +349,7 @@ impl Checkpoint for GgufCheckpoint {
             named_templates,
             end_tokens,
             defaults: suggested_sampling(metadata)?,
+            embedding,
         })
     }
 

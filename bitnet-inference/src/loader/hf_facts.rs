@@ -9,7 +9,8 @@ use super::huggingface::HfCheckpoint;
 use super::json_object::{Object, side_file};
 use super::quantization::Quantization;
 use super::{
-    Checkpoint, Description, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use,
+    Checkpoint, Description, EmbeddingSettings, LoadOptions, ModelFacts, SuggestedSampling,
+    embedding, side_files, tensor_use,
 };
 use crate::Result;
 use crate::chat::ModelTemplates;
@@ -72,6 +73,7 @@ impl HfCheckpoint {
             assumptions.extend(tokenizer.assumptions().iter().cloned());
         }
         assumptions.extend(side_files::assumptions(&self.folder, tokenizer.as_ref())?);
+        let embedding = embedding::of_folder(&self.folder, self.config.model.hidden);
         let facts = ModelFacts {
             file: self.folder.display().to_string(),
             container: "safetensors (Hugging Face folder)".into(),
@@ -82,6 +84,7 @@ impl HfCheckpoint {
             inputs: self.inputs_fact(),
             rope: rope_fact(self.config.model.rope_order),
             head: head_fact(self)?,
+            pooling: EmbeddingSettings::fact(&embedding),
             tokenizer: if tokenizer.is_some() { "tokenizer.json" } else { "none in the folder" }
                 .into(),
             template: template_fact,
@@ -89,7 +92,15 @@ impl HfCheckpoint {
             assumptions,
             unused_tensors: tensor_use::unused(self),
         };
-        Ok(Description { facts, tokenizer, template, named_templates, end_tokens, defaults })
+        Ok(Description {
+            facts,
+            tokenizer,
+            template,
+            named_templates,
+            end_tokens,
+            defaults,
+            embedding,
+        })
     }
 
     fn activation_fact(&self) -> String {

@@ -206,6 +206,16 @@ impl Decoder {
         self.compute.norm(h, &self.output_norm, self.config.stream_eps())
     }
 
+    /// Runs the tokens of several sequences at once, as [`Decoder::forward_batch`] does, and returns the states
+    /// `[tokens of all, hidden]` after the output norm, on the host.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::forward`].
+    pub fn states(&self, sequences: &mut [Sequence<'_>]) -> Result<BitNetTensor> {
+        let h = self.forward_batch(sequences, None)?;
+        self.compute.to_host(self.normed(&h)?)
+    }
+
     /// Returns what the head reads, from what the output norm gives.
     fn head_input(&self, x: BitNetTensor) -> Result<BitNetTensor> {
         match &self.head_rotation {

@@ -26,7 +26,7 @@ pub(super) struct Deviation {
 }
 
 impl Deviation {
-    /// Measures it; `None` for a model whose inputs are quantised anyway, or that can't run with inputs of 8 bits.
+    /// Measures it; `None` for a model without a head, whose inputs are quantised anyway, or that can't run with inputs of 8 bits.
     pub(super) fn of(
         model: &Model,
         source: ModelSource<'_>,
@@ -41,7 +41,8 @@ impl Deviation {
             FeedForward::Dense(unit) => reads_floats(unit),
             FeedForward::Mixture(mixture) => mixture.experts.iter().all(reads_floats),
         };
-        if options.activations.is_some() || !model.decoder().layers.iter().all(is_float) {
+        let is_asked = options.activations.is_none() && model.config().has_head;
+        if !is_asked || !model.decoder().layers.iter().all(is_float) {
             return Ok(None);
         }
         let tokens = match model.tokenizer() {

@@ -22,10 +22,11 @@ pub(super) struct Likelihood {
 }
 
 impl Likelihood {
-    /// Measures it; `None` for a model without a tokenizer, with a small vocabulary, or whose context is shorter than the
+    /// Measures it; `None` for a model without a head or a tokenizer, with a small vocabulary, or whose context is shorter than the
     /// sentence.
     pub(super) fn of(model: &Model) -> Result<Option<Self>> {
-        if model.tokenizer().is_none() || model.config().vocab_size < GENERAL_VOCABULARY {
+        let cannot_read = model.tokenizer().is_none() || !model.config().has_head;
+        if cannot_read || model.config().vocab_size < GENERAL_VOCABULARY {
             return Ok(None);
         }
         let tokens = model.encode_prompt(TEXT)?;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use bitnet_core::simd::IsaLevel;
 use bitnet_cpu::proven_levels;
+use bitnet_inference::models::Sequence;
 use bitnet_inference::{Inspection, Model, ModelFacts, sampler};
 use serde_json::{Value, json};
 
@@ -111,11 +112,12 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         row(output, "end tokens", &end_tokens(&model))?;
         assumptions(output, model.facts())?;
         output.section("Notes", &notes)?;
-        report(&findings, &runs, output)?;
+        report(&findings, &runs, subject(&model), output)?;
         if let Some(deviation) = deviation {
             row(output, "int8 inputs", &deviation.line())?;
         }
-        verdict(&runs, tokens.len(), notes.len(), passed, output)?;
+        let ran = output::count(tokens.len(), "token");
+        verdict(&runs, &ran, subject(&model), (notes.len(), passed), output)?;
     }
     Ok(if passed { Outcome::Done } else { Outcome::CheckFailed })
 }
@@ -169,9 +171,12 @@ fn tokens(model: &Model, count: usize) -> Result<Vec<u32>> {
     Ok(tokens)
 }
 
-/// Returns the logits after each token: all but the last are processed as one
+/// Returns the logits after each token, or the states of a model without a head: all but the last are processed as one
 /// prompt, the last one alone, as in generation.
 fn logits(model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+    if !model.config().has_head {
+        return states(model, tokens);
+    }
     let mut session = model.session(Some(tokens.len()))?;
     let mut rows = Vec::new();
     let (last, prompt) = tokens.split_last().context("no tokens to run")?;
@@ -180,6 +185,24 @@ fn logits(model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
     }
     rows.push(session.extend(&[*last])?.logits()?);
     Ok(rows)
+}
+
+/// Returns the state after each token, `[hidden]`.
+fn states(model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+    let decoder = model.decoder();
+    let mut cache = decoder.new_cache(tokens.len(), model.kv())?;
+    let mut rows = Vec::new();
+    let (prompt, last) = tokens.split_at(tokens.len().saturating_sub(1));
+    for tokens in [prompt, last].into_iter().filter(|tokens| !tokens.is_empty()) {
+        let states = decoder.states(&mut [Sequence { tokens, cache: &mut cache }])?;
+        rows.extend(states.f32()?.chunks_exact(model.config().hidden).map(<[f32]>::to_vec));
+    }
+    Ok(rows)
+}
+
+/// What is compared of each token.
+fn subject(model: &Model) -> &'static str {
+    if model.config().has_head { "logits" } else { "states" }
 }
 
 fn compare(member: String, expected: &[Vec<f32>], got: &[Vec<f32>]) -> EndToEnd {
@@ -210,7 +233,12 @@ fn show_facts(facts: &ModelFacts, weights: &Weights, output: &mut Output) -> Res
     weights.show(output)
 }
 
-fn report(findings: &Findings, runs: &[EndToEnd], output: &mut Output) -> Result<()> {
+fn report(
+    findings: &Findings,
+    runs: &[EndToEnd],
+    subject: &str,
+    output: &mut Output,
+) -> Result<()> {
     output.heading("Checks against the scalar reference")?;
     let equal = findings.mismatches.is_empty();
     check(output, equal, "integers", &integers_line(findings))?;
@@ -230,10 +258,12 @@ fn report(findings: &Findings, runs: &[EndToEnd], output: &mut Output) -> Result
         check(output, ok, operation, &text)?;
     }
     for run in runs {
-        let text = format!(
-            "logits differ by {:.1e}, bound {LOGIT_BOUND:.0e}; same top token at {} of {}",
-            run.difference, run.same_best, run.positions
-        );
+        let best = match subject {
+            "logits" => format!("; same top token at {} of {}", run.same_best, run.positions),
+            _ => String::new(),
+        };
+        let text =
+            format!("{subject} differ by {:.1e}, bound {LOGIT_BOUND:.0e}{best}", run.difference);
         check(output, run.difference <= LOGIT_BOUND, &run.member, &text)?;
     }
     Ok(())
@@ -242,9 +272,9 @@ fn report(findings: &Findings, runs: &[EndToEnd], output: &mut Output) -> Result
 /// Returns the last line.
 fn verdict(
     runs: &[EndToEnd],
-    tokens: usize,
-    notes: usize,
-    passed: bool,
+    ran: &str,
+    subject: &str,
+    (notes, passed): (usize, bool),
     output: &mut Output,
 ) -> Result<()> {
     output.line("")?;
@@ -254,13 +284,13 @@ fn verdict(
         return output.line(&output.style.bad(text));
     }
     let members: Vec<&str> = runs.iter().map(|r| r.member.as_str()).collect();
-    let (members, ran) = (members.join(", "), output::count(tokens, "token"));
+    let members = members.join(", ");
     let with_notes = match notes {
         0 => String::new(),
         notes => format!(" with {}", output::count(notes, "note")),
     };
     let text = format!(
-        "PASS{with_notes}: weights valid, integers equal the reference, logits within the bound ({members}; {ran})"
+        "PASS{with_notes}: weights valid, integers equal the reference, {subject} within the bound ({members}; {ran})"
     );
     output.line(&output.style.good(&text))
 }
@@ -297,14 +327,15 @@ fn to_json(
     tokens: usize,
     passed: bool,
 ) -> Value {
+    let difference = if model.config().has_head { "logit_difference" } else { "state_difference" };
     let runs: Vec<Value> = runs
         .iter()
         .map(|r| {
             json!({
                 "backend": r.member,
-                "logit_difference": r.difference,
+                (difference): r.difference,
                 "bound": LOGIT_BOUND,
-                "same_best_token": r.same_best,
+                "same_best_token": model.config().has_head.then_some(r.same_best),
                 "positions": r.positions,
             })
         })
