@@ -116,7 +116,7 @@ fn constants(source: &ModelFiles, written: &ModelFiles, plan: &Plan) -> Option<S
 }
 
 /// Returns the values of a configuration with their names.
-fn facts(config: &ModelConfig) -> [(&'static str, String); 22] {
+fn facts(config: &ModelConfig) -> [(&'static str, String); 24] {
     let c = config;
     let scaling = match &c.rope_scaling {
         RopeScaling::None => "none".to_owned(),
@@ -138,6 +138,8 @@ fn facts(config: &ModelConfig) -> [(&'static str, String); 22] {
         ("head size", c.head_dim.to_string()),
         ("feed-forward size", c.intermediate.to_string()),
         ("windows of attention", format!("{:?}", c.local)),
+        ("divisor of attention", format!("{:?}", c.query_scalar)),
+        ("head", if c.has_head { "there" } else { "absent" }.into()),
         ("mixtures of experts", format!("{:?}", c.mixture)),
         ("recurrent layers", format!("{:?}", c.recurrent)),
         ("number of layers that draft tokens", c.draft_layers.to_string()),

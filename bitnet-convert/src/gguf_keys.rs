@@ -4,12 +4,12 @@ use std::path::Path;
 
 use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgufWriter, Value};
-use bitnet_inference::ModelFiles;
-use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON};
+use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, gguf_pooling_type};
 use bitnet_inference::models::{
     ContextLimit, LayerKind, LimitReason, LongRopeScaling, ModelConfig, RecurrentConfig,
     RopeScaling, StreamScales, YarnScaling, activation_name,
 };
+use bitnet_inference::{LoadOptions, ModelFiles, Pooling};
 use serde_json::Value as Json;
 
 use crate::{Error, Result};
@@ -59,8 +59,12 @@ pub(crate) fn model_keys(
     if let RopeScaling::LongRope(long) = &c.rope_scaling {
         long_rope_keys(writer, &key, long, c)?;
     }
-    if let Some(scales) = &c.scales {
+    let table = c.architecture.table();
+    if let Some(scales) = c.scales.as_ref().filter(|_| table.scaled_stream) {
         scale_keys(writer, &key, scales)?;
+    }
+    if table.query_scalar {
+        attention_scale(writer, &key, c)?;
     }
     if let Some(recurrent) = &c.recurrent {
         recurrent_keys(writer, &key, recurrent)?;
@@ -79,13 +83,68 @@ pub(crate) fn model_keys(
         writer.put(&key("attention.sliding_window"), Value::U32(positions))?;
     }
     if let Some(local) = &c.local {
-        writer.put_bools(&key("attention.sliding_window_pattern"), &local.layers)?;
+        let name = key("attention.sliding_window_pattern");
+        match table.windowed.and_then(|defaults| period(&local.layers, defaults.full_every)) {
+            Some(every) => put_count(writer, &name, every)?,
+            None => writer.put_bools(&name, &local.layers)?,
+        }
+        if let Some(theta) = local.rope_theta {
+            writer.put(&key("rope.freq_base_swa"), Value::F32(theta))?;
+        }
     }
     // The official names mean ReLU²; readers of other names assume SiLU.
     if architecture == "bitnet" && c.activation != Activation::Silu {
         writer.put(&key("hidden_activation"), Value::String(activation_name(c.activation)))?;
     }
     Ok(())
+}
+
+/// Returns the period of layers without a window, if one in so many is such a layer: the `usual` one where it fits.
+fn period(is_local: &[bool], usual: usize) -> Option<usize> {
+    let fits = |every: usize| {
+        is_local
+            .iter()
+            .zip(1..)
+            .all(|(is_local, number)| *is_local != usize::is_multiple_of(number, every))
+    };
+    let first = is_local.iter().position(|is_local| !is_local).map(|index| index + 1);
+    [Some(usual), first, Some(is_local.len() + 1)].into_iter().flatten().find(|&every| fits(every))
+}
+
+/// Writes what scores of attention are multiplied by.
+fn attention_scale(
+    writer: &mut GgufWriter,
+    key: &dyn Fn(&str) -> String,
+    c: &ModelConfig,
+) -> Result<()> {
+    let scalar = c.query_scalar.unwrap_or(c.head_dim as f32);
+    Ok(writer.put(&key("attention.scale"), Value::F32(1.0 / scalar.sqrt()))?)
+}
+
+/// Writes how states become embeddings, of a model without a head: readers take a file with this key and without
+/// `output.weight` for such a model. Returns remarks.
+///
+/// # Errors
+/// [`Error::Inference`] naming a pooling that is not supported.
+pub(crate) fn pooling_key(
+    writer: &mut GgufWriter,
+    files: &ModelFiles,
+    architecture: &str,
+) -> Result<Option<String>> {
+    let pooling = files.pooling(&LoadOptions::default());
+    if files.config().has_head {
+        let stated = pooling.ok().flatten();
+        return Ok(stated.map(|pooling| {
+            format!("the pooling {pooling} of its embeddings is not written, as it has a head: use `bitnet embed --pooling {pooling}`")
+        }));
+    }
+    let stated = pooling?;
+    let pooling = stated.unwrap_or(Pooling::Mean);
+    let key = format!("{architecture}.pooling_type");
+    writer.put(&key, Value::U32(gguf_pooling_type(pooling)))?;
+    Ok(stated
+        .is_none()
+        .then(|| format!("the folder says no pooling: {pooling} is written, the usual one")))
 }
 
 /// Writes the keys of YaRN, in the meaning of llama.cpp: `attn_factor` multiplies the usual magnitude.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bitnet_core::backend::Activation;
+use bitnet_formats::architecture::GgufArchitecture;
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
 use bitnet_inference::loader::{Container, ModelText};
 use bitnet_inference::models::LimitReason;
@@ -11,7 +12,7 @@ use bitnet_inference::tokenizer::GgufVocabulary;
 use bitnet_inference::{LoadOptions, ModelFiles};
 use serde_json::Value as Json;
 
-use crate::gguf_keys::model_keys;
+use crate::gguf_keys::{model_keys, pooling_key};
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{PartType, Plan, PlannedFile, Planner};
 use crate::side_files::read_side_file;
@@ -40,6 +41,7 @@ pub(crate) fn plan(
     let mut plan = Planner::plan(files, options, Target::Gguf, &names, separate_scales)?;
     plan.remarks.extend(limit_remark(files));
     plan.remarks.extend(window_remark(files));
+    plan.remarks.extend(scale_remark(files));
     let mut writer = GgufWriter::new();
     match files.container() {
         Container::Gguf(file) => {
@@ -47,6 +49,7 @@ pub(crate) fn plan(
         }
         Container::HuggingFace { folder, config, .. } => {
             model_keys(&mut writer, files, &architecture, folder)?;
+            plan.remarks.extend(pooling_key(&mut writer, files, &architecture)?);
             plan.remarks.extend(vocabulary_keys(&mut writer, files, folder, config)?);
         }
     }
@@ -118,7 +121,8 @@ fn limit_remark(files: &ModelFiles) -> Option<String> {
 fn window_remark(files: &ModelFiles) -> Option<String> {
     let config = files.config();
     let positions = config.local.as_ref()?.positions;
-    (!config.architecture.table().local_rope).then(|| {
+    let table = config.architecture.table();
+    (!table.local_rope && table.windowed.is_none()).then(|| {
         format!(
             "layers attend to a window of {positions} tokens, which llama.cpp does not read in {} files: there, longer \
              texts give other results",
@@ -127,23 +131,37 @@ fn window_remark(files: &ModelFiles) -> Option<String> {
     })
 }
 
+/// Warns that llama.cpp divides scores of attention by another number.
+fn scale_remark(files: &ModelFiles) -> Option<String> {
+    let scalar = files.config().query_scalar?;
+    Some(format!(
+        "scores of attention are divided by the root of {scalar}, which the key `attention.scale` says: llama.cpp does not \
+         read it in {} files, and gives other results",
+        files.config().architecture
+    ))
+}
+
 /// Returns the architecture's name: the source's, or the equivalent one.
 fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> {
     let config = files.config();
-    if !config.architecture.table().native_ternary && config.activation != Activation::Silu {
+    let table = config.architecture.table();
+    // A name that stands for an activation always means it; readers of others assume SiLU, but in native families.
+    let own = table.native_ternary || config.activation == Activation::Silu;
+    let fits = |named: &&GgufArchitecture| {
+        named.activation.map_or(own, |fixed| fixed == config.activation)
+    };
+    let known: Vec<&str> = table.gguf.iter().filter(fits).map(|named| named.name).collect();
+    let Some(&usual) = known.first() else {
+        let read = table.gguf.iter().find_map(|named| named.activation);
         let problem = format!(
-            "its activation is {}, but llama.cpp runs every {} file with SiLU, whatever its key \
-             `hidden_activation` says: write a folder (--to hf or hf-dense)",
-            config.activation, config.architecture
+            "its activation is {}, but llama.cpp runs every {} file with {}, whatever its key `hidden_activation` says: \
+             write a folder (--to hf or hf-dense)",
+            config.activation,
+            config.architecture,
+            read.unwrap_or(Activation::Silu),
         );
         return Err(Error::refused(files.name(), problem));
-    }
-    // A name that stands for an activation always means it.
-    let named = config.architecture.table().gguf.iter();
-    let known: Vec<&str> = named
-        .filter(|named| named.activation.is_none_or(|fixed| fixed == config.activation))
-        .map(|named| named.name)
-        .collect();
+    };
     let source = match files.container() {
         Container::Gguf(file) => Some(file.metadata().get_str("general.architecture")?),
         Container::HuggingFace { .. } => None,
@@ -154,7 +172,7 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
             format!("--arch {}", requested.escape_debug()),
             format!("this model can be written as {}", known.join(", ")),
         )),
-        None => Ok(source.unwrap_or(known[0]).to_owned()),
+        None => Ok(source.unwrap_or(usual).to_owned()),
     }
 }
 

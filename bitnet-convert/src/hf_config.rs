@@ -87,13 +87,17 @@ pub(crate) fn config_of(files: &ModelFiles) -> Result<Json> {
     if let Ok(Some(_)) = files.stored_bytes("output") {
         config["tie_word_embeddings"] = false.into();
     }
-    if let Some(limit) = c.context_limit.filter(|_| c.architecture.table().sliding_window) {
+    let table = c.architecture.table();
+    if let Some(limit) = c.context_limit.filter(|_| table.sliding_window) {
         config["use_sliding_window"] = true.into();
         config["sliding_window"] = limit.positions.into();
         config["max_window_layers"] = 0.into();
     }
     rope(files, &mut config)?;
-    if let Some(scales) = &c.scales {
+    if table.windowed.is_some() {
+        windowed_fields(c, &mut config);
+    }
+    if let Some(scales) = c.scales.as_ref().filter(|_| table.scaled_stream) {
         let (depth, base) = stream_factors(c, scales)?;
         config["scale_emb"] = number(scales.embedding);
         config["scale_depth"] = number(depth);
@@ -116,6 +120,32 @@ pub(crate) fn config_of(files: &ModelFiles) -> Result<Json> {
     }
     Ok(config)
 }
+
+/// Turns the fields of a family in which windows are the rule into its own: the kinds of layers, and a RoPE of each kind.
+fn windowed_fields(c: &ModelConfig, config: &mut Json) {
+    let Some(fields) = config.as_object_mut() else { return };
+    let table = c.architecture.table();
+    if let Some(activation) = fields.remove("hidden_act") {
+        fields.insert(table.hf_activation.into(), activation);
+    }
+    let scalar = c.query_scalar.unwrap_or(c.head_dim as f32);
+    fields.insert("query_pre_attn_scalar".into(), number(scalar));
+    let kind = |layer| if c.window_of(layer).is_some() { SLIDING } else { FULL };
+    fields.insert("layer_types".into(), (0..c.layers).map(kind).collect());
+    let mut full = fields.remove("rope_scaling").unwrap_or_else(|| json!({"rope_type": "default"}));
+    full["rope_theta"] = fields.remove("rope_theta").unwrap_or_default();
+    let mut parameters = json!({FULL: full});
+    if let Some(local) = &c.local {
+        fields.insert("sliding_window".into(), local.positions.into());
+        let theta = local.rope_theta.unwrap_or(c.rope_theta);
+        parameters[SLIDING] = json!({"rope_type": "default", "rope_theta": shortest(theta)});
+    }
+    fields.insert("rope_parameters".into(), parameters);
+}
+
+/// Kinds of layers in `layer_types` and `rope_parameters`.
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
 
 /// Writes the settings of RoPE.
 fn rope(files: &ModelFiles, config: &mut Json) -> Result<()> {

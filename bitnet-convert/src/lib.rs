@@ -241,12 +241,14 @@ fn refuse_what_a_target_cannot_say(
         return Ok(());
     } else if config.mixture.is_some() {
         "mixtures of experts (maple) are converted from GGUF to GGUF only"
+    } else if target != Target::Gguf && !config.has_head {
+        "models without a head, for embeddings of texts, are written as GGUF files only: name a .gguf file"
     } else if config.rotations.is_some() {
         "its weights are stored rotated, which only GGUF files can say: write a GGUF file"
     } else if target == Target::Mlx && config.recurrent.is_some() {
         "models with recurrent layers are not written for MLX: write a GGUF file, or --to hf-dense"
     } else if target == Target::Mlx && config.scales.is_some() {
-        "models with scaled embeddings (minicpm) are not written for MLX: write a GGUF file, or --to hf-dense"
+        "models with scaled embeddings (minicpm, gemma3) are not written for MLX: write a GGUF file, or --to hf-dense"
     } else {
         return Ok(());
     };

@@ -29,9 +29,10 @@ fn cases() -> Vec<Case> {
         .expect("the golden files are part of the repository")
         .map(|entry| entry.unwrap().path())
         .filter(|folder| folder.join("meta.json").exists())
-        // Models with recurrent layers, scaled ones and mixtures have tests of their own (`hybrid.rs`, `mixture.rs`).
+        // Models with recurrent layers, scaled ones, mixtures and those for embeddings have tests of their own (`hybrid.rs`,
+        // `mixture.rs`, `embeddings.rs`).
         .filter(|folder| {
-            !["qwen35", "minicpm", "maple"]
+            !["qwen35", "minicpm", "maple", "gemma3", "embedding"]
                 .iter()
                 .any(|name| folder.to_string_lossy().contains(name))
         })

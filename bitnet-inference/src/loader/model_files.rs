@@ -11,6 +11,7 @@ use super::{
     Checkpoint, Container, Description, LoadOptions, ModelFacts, StoredBytes, StoredLinear,
     WeightScan, weight_scan,
 };
+use crate::embed::Pooling;
 use crate::model::{ModelSource, open};
 use crate::models::ModelConfig;
 use crate::tokenizer::Tokenizer;
@@ -80,6 +81,14 @@ impl ModelFiles {
     /// Those of [`ModelFiles::facts`].
     pub fn tokenizer(&self, options: &LoadOptions) -> Result<Option<Tokenizer>> {
         Ok(self.0.describe(options)?.tokenizer)
+    }
+
+    /// How states become embeddings of texts, if the files say it.
+    ///
+    /// # Errors
+    /// [`InferenceError::Config`] naming a pooling that is not supported, and those of [`ModelFiles::facts`].
+    pub fn pooling(&self, options: &LoadOptions) -> Result<Option<Pooling>> {
+        Ok(self.0.describe(options)?.embedding?.pooling)
     }
 
     /// The tokenizer, the chat template and the end tokens.
