@@ -9,6 +9,7 @@ use bitnet_core::backend::Backend;
 use bitnet_core::reference::ReferenceBackend;
 use bitnet_core::simd::IsaLevel;
 use bitnet_cpu::{CpuBackend, CpuOptions};
+use bitnet_formats::gguf::{GgufFile, GgufWriter};
 use bitnet_formats::safetensors::SafeTensors;
 use bitnet_inference::{EmbedOptions, KvType, LoadOptions, Model, ModelSource, Pooling, Prompt};
 use serde_json::{Value, json};
@@ -112,16 +113,17 @@ fn embeddings_differ_by_no_more_than_the_noise_of_the_arithmetic() {
 
 #[test]
 fn together_and_alone_give_the_same_bits() {
-    let model = Model::embedded().unwrap();
-    let long = "Once upon a time there was a small dog who ran home. ".repeat(24);
-    let texts = ["A cat.", &long, "Once upon a time", "The sun"];
-    let options = EmbedOptions::default();
-    let together = model.embed(&texts, &options).unwrap();
-    assert!(together[1].tokens > 256, "{}", together[1].tokens);
-    for (text, embedding) in texts.iter().zip(&together) {
-        assert_eq!(&model.embed(&[text], &options).unwrap()[0], embedding);
-        let length: f32 = embedding.values.iter().map(|x| x * x).sum();
-        assert!((length - 1.0).abs() < 1e-5, "{length}");
+    let model = load(&file("gguf-gemma3-embedding-i2s")).unwrap();
+    let tokens: Vec<u32> = (0..300).map(|i| i * 7 % 250).collect();
+    // The second is longer than what is read in one pass.
+    let sequences = [&tokens[..5], &tokens[..], &tokens[3..40], &tokens[9..10]];
+    for pooling in Pooling::ALL {
+        let together = model.embed_tokens(&sequences, pooling, true).unwrap();
+        for (alone, embedding) in sequences.iter().zip(&together) {
+            assert_eq!(&model.embed_tokens(&[alone], pooling, true).unwrap()[0], embedding);
+            let length: f32 = embedding.iter().map(|x| x * x).sum();
+            assert!((length - 1.0).abs() < 1e-5, "{length}");
+        }
     }
 }
 
@@ -226,6 +228,41 @@ fn input_norms_that_are_missing_or_of_another_width_name_their_tensor() {
     let error = copy.error();
     let named = error.contains("k_proj.norm.weight") || error.contains("o_proj.norm.weight");
     assert!(named && error.contains("64") && error.contains("128"), "{error}");
+}
+
+/// Writes the model of the GGUF case without one tensor.
+fn without(tensor: &str) -> tempfile::NamedTempFile {
+    let source = GgufFile::open(&file("gguf-gemma3-embedding-i2s")).unwrap();
+    let mut writer = GgufWriter::new();
+    writer.copy_metadata(source.metadata(), |_| true).unwrap();
+    let kept: Vec<_> = source.tensors().iter().filter(|own| own.name != tensor).collect();
+    assert_eq!(kept.len() + 1, source.tensors().len());
+    for own in &kept {
+        writer.add_tensor(&own.name, &own.dims, own.ggml_type).unwrap();
+    }
+    let layout = writer.layout("model.gguf").unwrap();
+    let mut bytes = layout.header.clone();
+    for (own, &offset) in kept.iter().zip(&layout.offsets) {
+        bytes.resize(offset as usize, 0);
+        bytes.extend_from_slice(&source.data(own).unwrap());
+    }
+    bytes.resize(layout.len as usize, 0);
+    let written = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    std::fs::write(written.path(), bytes).unwrap();
+    written
+}
+
+#[test]
+fn norms_that_a_file_lacks_are_named() {
+    for tensor in [
+        "blk.0.ffn_up_norm_in.weight",
+        "blk.0.attn_output_norm_in.weight",
+        "blk.0.post_attention_norm.weight",
+        "blk.0.post_ffw_norm.weight",
+    ] {
+        let error = load(without(tensor).path()).unwrap_err().to_string();
+        assert!(error.contains(tensor) && error.contains("missing"), "{error}");
+    }
 }
 
 #[test]

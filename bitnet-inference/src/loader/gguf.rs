@@ -67,6 +67,7 @@ impl GgufCheckpoint {
         tensor_use::check_layers(&checkpoint)?;
         tensor_use::check_shapes(&checkpoint)?;
         tensor_use::refuse_unknown(&checkpoint)?;
+        tensor_use::check_input_norms(&checkpoint)?;
         Ok(checkpoint)
     }
 

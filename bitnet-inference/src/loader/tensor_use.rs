@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use bitnet_formats::names::{Part, Role, strip_text_prefix};
+use bitnet_formats::names::{Part, Role, TensorName, strip_text_prefix};
 
 use super::Checkpoint;
 use crate::models::{ModelConfig, TensorSpec, tensors};
@@ -103,6 +103,28 @@ pub(super) fn check_shapes(checkpoint: &dyn Checkpoint) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks that every ternary projection of a file in which some have norms on their inputs has its own.
+///
+/// # Errors
+/// [`InferenceError::MissingTensor`] naming the first norm that is missing.
+pub(super) fn check_input_norms(checkpoint: &dyn Checkpoint) -> Result<()> {
+    let stored = |name: TensorName| checkpoint.stored_bytes(&name.stem());
+    let mut missing = None;
+    let mut has_norms = false;
+    for TensorSpec { name, .. } in linears(checkpoint.config()) {
+        let norm = name.with(Part::InputNorm);
+        if stored(norm)?.is_some() {
+            has_norms = true;
+        } else if missing.is_none() && stored(name)?.is_some_and(|own| !own.storage.is_plain()) {
+            missing = Some(norm.stem());
+        }
+    }
+    match missing.filter(|_| has_norms) {
+        None => Ok(()),
+        Some(norm) => Err(checkpoint.missing(&norm)),
+    }
 }
 
 /// The layer in a tensor's name: `model.layers.3.…`, `layers.3.…` or `blk.3.…`.
