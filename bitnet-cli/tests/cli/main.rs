@@ -7,6 +7,7 @@ mod bounds;
 mod calibrating;
 mod chatting;
 mod converting;
+mod embedding;
 mod failures;
 mod general;
 mod habits;
