@@ -23,7 +23,8 @@ import tokenizers
 from gguf.constants import Keys
 from peft import LoraConfig
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BitNetConfig, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
+from transformers import (BitNetConfig, Gemma3TextConfig, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config,
+                          Qwen3Config)
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.utils.quantization_config import BitNetQuantConfig
 
@@ -66,7 +67,10 @@ def config(cls):
         fields.setdefault(name, plain(value))
     fields["transformers_version"] = None
     # Two older spellings of RoPE settings that every class still takes, and what a class does without any.
-    fields["rope_theta"] = made["rope_parameters"]["rope_theta"]
+    rope = made["rope_parameters"]
+    fields["rope_theta"] = rope.get("full_attention", rope)["rope_theta"]
+    if "sliding_attention" in rope:
+        fields["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
     fields["rope_scaling"] = None
     fields["partial_rotary_factor"] = None
     fields["torch_dtype"] = None
@@ -210,6 +214,7 @@ def main():
         "Qwen2ForCausalLM": config(Qwen2Config),
         "Qwen3ForCausalLM": config(Qwen3Config),
         "BitNetForCausalLM": config(BitNetConfig),
+        "Gemma3ForCausalLM": config(Gemma3TextConfig),
         "BitnetForCausalLM": config(LlamaConfig) | LEGACY_BITNET,
     }
     generation = {name: plain(value) for name, value in GenerationConfig().to_dict().items()}

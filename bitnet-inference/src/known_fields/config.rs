@@ -236,8 +236,10 @@ pub(crate) fn config(class: &str, value: &Value, file: &str) -> Result<Vec<Strin
     }
     for name in ["rope_parameters", "rope_scaling"] {
         if let Some(rope) = fields.get(name).and_then(Value::as_object) {
-            let own: &[&[Fields]] = match class {
-                "Gemma3ForCausalLM" | "Gemma3TextModel" => &[GEMMA3_ROPE, ROPE],
+            let own: &[&[Fields]] = match (class, name) {
+                ("Gemma3ForCausalLM" | "Gemma3TextModel", "rope_parameters") => {
+                    &[GEMMA3_ROPE, ROPE]
+                }
                 _ if class.starts_with("Qwen3_5") => &[QWEN35_ROPE, ROPE],
                 _ => &[ROPE],
             };

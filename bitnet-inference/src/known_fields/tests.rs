@@ -13,12 +13,13 @@ use crate::loader::HfConfig;
 mod page;
 mod tokenizer;
 
-const CLASSES: [&str; 5] = [
+const CLASSES: [&str; 6] = [
     "LlamaForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
     "BitNetForCausalLM",
     "BitnetForCausalLM",
+    "Gemma3ForCausalLM",
 ];
 
 fn in_repository(path: &str) -> PathBuf {
@@ -270,10 +271,12 @@ fn config_fields_are_refused_or_listed_as_decided() {
             let known = &known;
             move |field: &str, value: Value| {
                 let mut fields = defaults_of(class, known);
-                fields.insert(
-                    name.into(),
-                    json!({"rope_theta": 1e4, "quant_method": "bitnet", field: value}),
-                );
+                let mut own = json!({"rope_theta": 1e4, "quant_method": "bitnet", field: value});
+                // Of each kind of layers.
+                if class == "Gemma3ForCausalLM" && name == "rope_parameters" {
+                    own = json!({ "full_attention": own });
+                }
+                fields.insert(name.into(), own);
                 fields["rope_theta"] = json!(1e4);
                 let unknown = |line: &String| !line.contains("not known to this program");
                 let lines = |c: HfConfig| c.assumptions.into_iter().filter(unknown).collect();

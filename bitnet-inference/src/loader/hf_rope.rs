@@ -138,7 +138,7 @@ fn yarn(settings: &mut Settings<'_>, p: &Object<'_>, context: usize) -> Result<Y
 }
 
 /// Components of a head that are rotated, by the RoPE settings or by the file itself.
-fn rotated(
+pub(super) fn rotated(
     settings: &Settings<'_>,
     parameters: Option<&Object<'_>>,
     head_dim: usize,

@@ -5,7 +5,7 @@ use bitnet_formats::architecture::Windowed;
 use serde_json::Value;
 
 use super::class_defaults::Settings;
-use super::hf_rope::{HfRope, scaling};
+use super::hf_rope::{HfRope, rotated, scaling};
 use super::json_object::Object;
 use crate::Result;
 use crate::models::{LocalAttention, RopeScaling};
@@ -32,6 +32,7 @@ pub(super) fn rope_of_full_layers(
         (None, Some(value)) => (PARAMETERS, value),
         (None, None) => ("", &Value::Null),
     };
+    let dim = rotated(settings, Some(&Object { file: o.file, value }), head_dim)?;
     let (scaling, limit) = match value {
         Value::Null => (RopeScaling::None, None),
         value if value.is_object() => {
@@ -43,7 +44,7 @@ pub(super) fn rope_of_full_layers(
         Some(theta) => theta,
         None => settings.number("rope_theta", settings.class.rope_theta)?,
     };
-    Ok(HfRope { theta, scaling, limit, dim: head_dim })
+    Ok(HfRope { theta, scaling, limit, dim })
 }
 
 /// Reads which layers attend to a window, its size, and the RoPE of these layers: `rope_parameters.sliding_attention`, or
