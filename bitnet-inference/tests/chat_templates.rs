@@ -7,7 +7,7 @@ mod rendered;
 use std::path::PathBuf;
 
 use bitnet_inference::chat::{
-    Builtin, ChatTemplate, Message, RenderOptions, TemplateError, is_broken_bitnet_template,
+    Builtin, ChatTemplate, Message, RenderOptions, is_broken_bitnet_template,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
