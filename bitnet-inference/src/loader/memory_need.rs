@@ -66,7 +66,7 @@ impl MemoryNeed {
             let role = spec.name.role;
             // A table of embeddings is read a row at a time, where it lies.
             let is_idle = match role {
-                Role::TokenEmbedding => own_head,
+                Role::TokenEmbedding => own_head || !config.has_head,
                 Role::Output => !own_head,
                 _ => false,
             };
