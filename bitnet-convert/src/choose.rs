@@ -4,6 +4,7 @@ use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::ScaleGranularity;
 use bitnet_formats::names::Role;
+use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{
     Container, StoredBytes, StoredType, StoredWeight, ggml_type_of, gguf_input_precision,
@@ -31,6 +32,16 @@ enum Layers {
 
 /// The storage type of a matrix whose shape the common type does not support.
 const FALLBACK: Storage = Storage::Dense(DenseType::F16);
+
+/// Whether a tensor holds MLX's codes.
+fn is_affine(stored: &StoredBytes) -> bool {
+    stored.storage == StoredType::Safetensors(Dtype::U32)
+}
+
+/// Whether a tensor holds trits.
+fn is_trits(stored: &StoredBytes) -> bool {
+    is_affine(stored) || matches!(same_storage(stored.storage), Some(Storage::Ternary(_)))
+}
 
 /// Selects storage types.
 pub(crate) struct Chooser<'a> {
@@ -125,6 +136,10 @@ impl<'a> Chooser<'a> {
         let storage = match requested {
             Some(storage) => self.allowed(tensor, stored, storage)?,
             None if tensor.kind == Kind::Linear => self.natural(tensor, stored)?,
+            None if self.stays_packed(tensor, stored) => match self.options.linear {
+                Some(storage @ Storage::Ternary(_)) => self.allowed(tensor, stored, storage)?,
+                _ => self.natural(tensor, stored)?,
+            },
             // The only type that llama.cpp convolves with; a file of another type keeps it.
             None if tensor.name.role == Role::DeltaConv && self.target == Target::Gguf => {
                 match stored.storage {
@@ -135,6 +150,18 @@ impl<'a> Chooser<'a> {
             None => self.as_stored(stored),
         };
         Ok(if self.rule_against(tensor, storage).is_some() { FALLBACK } else { storage })
+    }
+
+    /// Whether a table is stored as trits that the common rule for tables, its own type, does not keep as such.
+    fn stays_packed(&self, tensor: &ModelTensor, stored: &StoredBytes) -> bool {
+        let is_table = matches!(tensor.kind, Kind::Embedding | Kind::Head);
+        let is_rotated = self.files.config().rotations.is_some();
+        is_table
+            && match self.target {
+                Target::Gguf => is_affine(stored),
+                Target::Mlx => is_rotated && is_trits(stored),
+                Target::HuggingFace | Target::Dense => false,
+            }
     }
 
     /// The reason why a matrix does not get the common type, if its shape does not support it.
@@ -237,13 +264,12 @@ impl<'a> Chooser<'a> {
             }
             return Ok(storage);
         }
-        match same_storage(stored.storage) {
-            Some(Storage::Ternary(_)) => Ok(storage),
-            _ => Err(Error::refused(
-                what(),
-                "a dense embedding table or head can't be made ternary; q8_0, q6_k and q4_0 are small",
-            )),
+        if is_trits(stored) {
+            return Ok(storage);
         }
+        let problem =
+            "a dense embedding table or head can't be made ternary; q8_0, q6_k and q4_0 are small";
+        Err(Error::refused(what(), problem))
     }
 
     /// Returns the lossless storage type of a layer.
@@ -299,6 +325,7 @@ impl<'a> Chooser<'a> {
             return Err(Error::refused(what(), problem));
         }
         let block = match granularity {
+            _ if self.files.config().rotations.is_some() => 128,
             ScaleGranularity::Tensor => 128,
             ScaleGranularity::Group(n) if n.is_multiple_of(128) => 128,
             ScaleGranularity::Row | ScaleGranularity::Group(_) => 64,

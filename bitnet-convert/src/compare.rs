@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bitnet_formats::names::Part;
 use bitnet_inference::loader::{Container, ModelText};
-use bitnet_inference::models::{LimitReason, ModelConfig, RopeScaling};
+use bitnet_inference::models::{LimitReason, ModelConfig, RopeScaling, WeightRotations};
 use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use bitnet_inference::{InferenceError, LoadOptions, ModelFiles};
 
@@ -105,6 +105,18 @@ fn constants(source: &ModelFiles, written: &ModelFiles, plan: &Plan) -> Option<S
     let named = facts(&meant).into_iter().zip(facts(read)).find(|(meant, read)| meant.1 != read.1);
     if let Some(((name, meant), (_, read))) = named {
         return Some(format!("its {name} would be {read} instead of {meant}"));
+    }
+    // A target that holds heads grouped needs no word for inputs that are.
+    let is_same = |meant: &WeightRotations, read: &WeightRotations| {
+        meant.by_weight == read.by_weight
+            && (plan.target != Target::Gguf || meant.grouped_values == read.grouped_values)
+    };
+    match (&meant.rotations, &read.rotations) {
+        (Some(before), Some(after)) if is_same(before, after) => {
+            meant.rotations = read.rotations.clone();
+        }
+        (None, None) => {}
+        _ => return Some("its rotated weights differ from the source's".into()),
     }
     if *read != meant {
         return Some("its RoPE frequencies differ from the source's".into());

@@ -87,8 +87,11 @@ impl Encoder<'_> {
                 let weights = Some(Digest::of_weights(&meant));
                 Ok(Encoded { pieces, proof: Proof { weights, lost } })
             }
-            Recipe::Affine { part, scales, biases, scale_type, group } => {
-                self.affine(tensor, [*part, *scales, *biases], *scale_type, *group)
+            Recipe::Affine { part, scales, biases, signs, scale_type, group } => {
+                let parts = [*part, *scales, *biases];
+                let mut encoded = self.affine(tensor, parts, *scale_type, *group)?;
+                encoded.pieces.extend(signs.and_then(|part| self.signs(tensor, part)));
+                Ok(encoded)
             }
             Recipe::Packed { part, scale, scale_type, multiply } => {
                 self.packed(tensor, *part, *scale, (*scale_type, *multiply))
@@ -280,6 +283,13 @@ impl Encoder<'_> {
         let pieces = pieces.map(|(part, bytes)| Piece { part, at: 0, bytes }).collect();
         let weights = Some(Digest::of_weights(&matrix));
         Ok(Encoded { pieces, proof: Proof { weights, lost } })
+    }
+
+    /// The signs of a rotated weight's inputs.
+    pub(crate) fn signs(&self, tensor: &ModelTensor, part: usize) -> Option<Piece> {
+        let rotation = self.files.config().rotations.as_ref()?.of(tensor.name)?;
+        let bytes = rotation.signs().iter().flat_map(|sign| sign.to_le_bytes()).collect();
+        Some(Piece { part, at: 0, bytes })
     }
 
     fn packed(

@@ -15,6 +15,7 @@ use serde_json::Value as Json;
 use crate::gguf_keys::{model_keys, pooling_key};
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{PartType, Plan, PlannedFile, Planner};
+use crate::rotation::rotation_keys;
 use crate::side_files::read_side_file;
 use crate::special_ids::{Lookup, Settings, SpecialIds};
 use crate::tensors::ModelTensor;
@@ -49,6 +50,7 @@ pub(crate) fn plan(
         }
         Container::HuggingFace { folder, config, .. } => {
             model_keys(&mut writer, files, &architecture, folder)?;
+            rotation_keys(&mut writer, files)?;
             plan.remarks.extend(pooling_key(&mut writer, files, &architecture)?);
             plan.remarks.extend(vocabulary_keys(&mut writer, files, folder, config)?);
         }

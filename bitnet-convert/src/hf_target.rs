@@ -16,6 +16,7 @@ use crate::gguf_target::chat_template;
 use crate::hf_config::{config_of, shortest, text_alone, text_part, written_class};
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{Part, PartType, Plan, PlannedFile, Planner, Recipe};
+use crate::rotation::as_mlx_part;
 use crate::side_files::{copied, read_json, read_side_file};
 use crate::special_ids::SpecialIds;
 use crate::tensors::ModelTensor;
@@ -43,9 +44,10 @@ pub(crate) fn plan(
     target: Target,
 ) -> Result<(Plan, Vec<PlannedFile>, Vec<SideFile>)> {
     let class = written_class(files);
-    // A folder keeps its spelling of names.
+    // A folder keeps its spelling of names, unless it becomes that of a part.
+    let is_part = target == Target::Mlx && files.config().recurrent.is_some();
     let keeps_names = match files.container() {
-        Container::HuggingFace { config, .. } => text_part(config).is_none(),
+        Container::HuggingFace { config, .. } => text_part(config).is_none() && !is_part,
         Container::Gguf(_) => false,
     };
     let layers = files.config().layers;
@@ -134,6 +136,9 @@ fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec
         && let Some(tied) = config.get_mut("tie_word_embeddings")
     {
         *tied = false.into();
+    }
+    if target == Target::Mlx && files.config().recurrent.is_some() {
+        config = as_mlx_part(config, files, plan)?;
     }
     let mut out = vec![made("config.json", &config)];
     match folder {

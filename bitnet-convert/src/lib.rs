@@ -39,6 +39,7 @@ mod pattern;
 mod plan;
 mod rehearse;
 mod report;
+mod rotation;
 mod side_files;
 mod source;
 mod special_ids;
@@ -237,20 +238,20 @@ fn refuse_what_a_target_cannot_say(
         "it has layers that draft tokens, of which one is read at most and only with `load.draft`; remove the others first"
     } else if config.mixture.is_some() && options.quantize {
         "mixtures of experts are not made ternary: convert one that is"
+    } else if config.rotations.is_some() && !options.adapters.is_empty() {
+        "its weights are stored rotated, and adapters are not: merge them into the model before it is rotated"
     } else if between_gguf {
         return Ok(());
     } else if config.mixture.is_some() {
         "mixtures of experts (maple) are converted from GGUF to GGUF only"
     } else if target != Target::Gguf && !config.has_head {
         "models without a head, for embeddings of texts, are written as GGUF files only: name a .gguf file"
-    } else if config.rotations.is_some() {
-        "its weights are stored rotated, which only GGUF files can say: write a GGUF file"
-    } else if target == Target::Mlx && config.recurrent.is_some() {
-        "models with recurrent layers are not written for MLX: write a GGUF file, or --to hf-dense"
+    } else if target == Target::Mlx && config.drafts_read > 0 {
+        "MLX's programs do not read layers that draft tokens: write a GGUF file, or --to hf-dense"
     } else if target == Target::Mlx && config.scales.is_some() {
         "models with scaled embeddings (minicpm, gemma3) are not written for MLX: write a GGUF file, or --to hf-dense"
     } else {
-        return Ok(());
+        return rotation::refuse_unsayable(files, target);
     };
     Err(Error::refused(files.name(), problem))
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bitnet_inference::loader::NormForm;
 use bitnet_inference::{DraftSource, LoadOptions};
 
 use crate::{Error, Result, Storage};
@@ -29,6 +30,14 @@ impl Target {
             Self::HuggingFace => "hf",
             Self::Dense => "hf-dense",
             Self::Mlx => "mlx",
+        }
+    }
+
+    /// Returns how its folders hold norms.
+    pub(crate) fn norms(self) -> NormForm {
+        match self {
+            Self::Mlx => NormForm::Multiplier,
+            Self::Gguf | Self::HuggingFace | Self::Dense => NormForm::Offset,
         }
     }
 }

@@ -10,8 +10,9 @@ use bitnet_formats::names::Role;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{
-    Container, StoredBytes, StoredType, ggml_type_of, gguf_input_precision, has_own_form,
+    Container, NormForm, StoredBytes, StoredType, ggml_type_of, gguf_input_precision, has_own_form,
 };
+use bitnet_inference::models::WeightRotations;
 use bitnet_quant::codec::TernaryStorage;
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::mlx;
@@ -66,8 +67,15 @@ pub(crate) enum Recipe {
     Dense { part: usize, dense: DenseType, rows: Range<usize> },
     /// Trits; with `scale`, their scale is stored there and the embedded scale is 1.
     Ternary { part: usize, storage: TernaryStorage, scale: Option<usize> },
-    /// Trits in MLX's format: codes, and a scale and a bias of `scale_type` per group.
-    Affine { part: usize, scales: usize, biases: usize, scale_type: DenseType, group: usize },
+    /// Trits in MLX's format: codes, a scale and a bias of `scale_type` per group, and the signs of rotated inputs.
+    Affine {
+        part: usize,
+        scales: usize,
+        biases: usize,
+        signs: Option<usize>,
+        scale_type: DenseType,
+        group: usize,
+    },
     /// Trits in Hugging Face's packed format, with their scale or its inverse as `scale_type`.
     Packed { part: usize, scale: usize, scale_type: DenseType, multiply: bool },
 }
@@ -88,10 +96,10 @@ impl Recipe {
     /// Returns every stored tensor that it writes.
     pub(crate) fn parts(&self) -> impl Iterator<Item = usize> {
         let others = match *self {
-            Self::Ternary { scale, .. } => [scale, None],
-            Self::Packed { scale, .. } => [Some(scale), None],
-            Self::Affine { scales, biases, .. } => [Some(scales), Some(biases)],
-            _ => [None, None],
+            Self::Ternary { scale, .. } => [scale, None, None],
+            Self::Packed { scale, .. } => [Some(scale), None, None],
+            Self::Affine { scales, biases, signs, .. } => [Some(scales), Some(biases), signs],
+            _ => [None, None, None],
         };
         std::iter::once(self.part()).chain(others.into_iter().flatten())
     }
@@ -159,9 +167,12 @@ impl Plan {
     }
 }
 
-/// Whether a model is a folder.
-fn is_folder_of(files: &ModelFiles) -> bool {
-    matches!(files.container(), Container::HuggingFace { .. })
+/// How a folder holds norms; `None` for GGUF files.
+fn norms_of(files: &ModelFiles) -> Option<NormForm> {
+    match files.container() {
+        Container::HuggingFace { norms, .. } => Some(norms),
+        Container::Gguf(_) => None,
+    }
 }
 
 /// Returns the type of a storage in GGUF files.
@@ -224,9 +235,11 @@ impl<'a> Planner<'a> {
         let stored = self.stored(tensor)?;
         let source_bytes = stored.region.len() as u64;
         let is_folder = self.plan.target != Target::Gguf;
-        let is_same_form = is_folder && is_folder_of(self.files);
         let table = self.files.config().architecture.table();
-        if tensor.kind == Kind::Vector && is_same_form && has_own_form(table, tensor.name) {
+        let has_form = |norms| has_own_form(table, tensor.name, norms);
+        let is_own = is_folder && has_form(self.plan.target.norms());
+        let was_own = norms_of(self.files).map(has_form);
+        if tensor.kind == Kind::Vector && is_own && was_own == Some(true) {
             // Its numbers go through another form when they are read, and stay as they are.
             let StoredType::Safetensors(dtype) = stored.storage else {
                 return Err(Error::refused(&name, "it is not of a type of safetensors"));
@@ -239,7 +252,11 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         if tensor.kind == Kind::Vector {
-            let dense = self.vector_type(&stored);
+            // Numbers that change their form need not be exact in a short type.
+            let dense = match was_own {
+                Some(was_own) if is_folder && was_own != is_own => DenseType::F32,
+                _ => self.vector_type(&stored),
+            };
             let part = self.part(name, vec![tensor.cols], Storage::Dense(dense), 1, tensor.cols)?;
             self.work(tensor, Recipe::Vector { part, dense }, source_bytes);
             return Ok(());
@@ -249,6 +266,7 @@ impl<'a> Planner<'a> {
         let (rows, cols) = (tensor.rows, tensor.cols);
         let dims = match tensor.name.role {
             // A convolution of single channels has a dimension of 1 between.
+            Role::DeltaConv if self.plan.target == Target::Mlx => vec![rows, cols, 1],
             Role::DeltaConv if is_folder => vec![rows, 1, cols],
             _ => self.files.config().dims(tensor.name, [rows, cols]),
         };
@@ -373,7 +391,16 @@ impl<'a> Planner<'a> {
         let scales =
             self.part(format!("{stem}.scales"), shape.clone(), storage, rows, cols / group)?;
         let biases = self.part(format!("{stem}.biases"), shape, storage, rows, cols / group)?;
-        let recipe = Recipe::Affine { part, scales, biases, scale_type, group };
+        let is_rotated = |found: &&WeightRotations| found.of(tensor.name).is_some();
+        let rotated = self.files.config().rotations.as_deref().filter(is_rotated).is_some();
+        let signs = match rotated {
+            true => {
+                let storage = Storage::Dense(DenseType::F32);
+                Some(self.part(format!("{stem}.signs"), vec![cols], storage, 1, cols)?)
+            }
+            false => None,
+        };
+        let recipe = Recipe::Affine { part, scales, biases, signs, scale_type, group };
         self.work(tensor, recipe, stored.region.len() as u64);
         Ok(())
     }

@@ -10,6 +10,7 @@ use bitnet_inference::{LoadOptions, ModelFiles, ModelSource};
 
 use crate::encode::Encoder;
 use crate::options::ConvertOptions;
+use crate::plan::Recipe;
 use crate::tensors::is_rope_factors;
 use crate::{Decided, Error, Result, compare, verify};
 
@@ -88,10 +89,17 @@ fn write_headers(decided: &Decided, options: &ConvertOptions, folder: &Path) -> 
         file.write_all(&planned.header)
             .and_then(|()| file.set_len(planned.len))
             .map_err(&failed)?;
-        // Opening a file reads no tensors but the factors of RoPE.
-        for work in plan.works.iter().filter(|work| is_rope_factors(work.tensor.name.role)) {
+        // Opening a file reads no tensors but the factors of RoPE and signs.
+        for work in &plan.works {
             options.check_stop()?;
-            for piece in encoder.encode(work)?.pieces {
+            let pieces = match work.recipe {
+                _ if is_rope_factors(work.tensor.name.role) => encoder.encode(work)?.pieces,
+                Recipe::Affine { signs: Some(part), .. } => {
+                    encoder.signs(&work.tensor, part).into_iter().collect()
+                }
+                _ => continue,
+            };
+            for piece in pieces {
                 let part = &plan.parts[piece.part];
                 if part.file == number {
                     file.seek(SeekFrom::Start(part.offset + piece.at))

@@ -22,10 +22,11 @@ impl Encoder<'_> {
     ) -> Result<Encoded> {
         let computed = self.computed(tensor)?;
         let table = self.files.config().architecture.table();
-        let is_own = self.plan.target != Target::Gguf && has_own_form(table, tensor.name);
+        let norms = self.plan.target.norms();
+        let is_own = self.plan.target != Target::Gguf && has_own_form(table, tensor.name, norms);
         let mut numbers = computed.clone();
         if is_own {
-            to_hf_form(table, tensor.name, &mut numbers).map_err(|index| {
+            to_hf_form(table, tensor.name, norms, &mut numbers).map_err(|index| {
                 let problem = format!(
                     "number {index} is {}, and folders hold the logarithm of its magnitude: only negative numbers have one",
                     computed[index]
@@ -43,7 +44,7 @@ impl Encoder<'_> {
             let failed = |source| Error::tensor(name, dense.name(), source);
             let stored = DenseMatrix::new(dense, 1, tensor.cols, &bytes[..]).map_err(failed)?;
             stored.decode_row(0, &mut numbers)?;
-            from_hf_form(table, tensor.name, &mut numbers);
+            from_hf_form(table, tensor.name, norms, &mut numbers);
             lost = LossMeter::new();
             lost.push(&computed, &numbers).map_err(failed)?;
         }

@@ -96,9 +96,9 @@ fn what_a_target_cannot_say_is_refused() {
     };
     let rotated = "gguf-qwen35-rotated/model.gguf";
     refused(rotated, Some(Target::HuggingFace), "hf", "stored rotated");
-    refused(rotated, Some(Target::Mlx), "mlx", "stored rotated");
+    refused(rotated, Some(Target::Mlx), "mlx", "prism.hadamard.block_size");
     refused("gguf-qwen35-rotated/model.gguf", Some(Target::Dense), "dense", "stored rotated");
-    refused("qwen35-ternary-dense", Some(Target::Mlx), "mlx", "MLX");
+    refused("minicpm-ternary-dense", Some(Target::Mlx), "mlx", "minicpm");
     refused("gguf-qwen35-pq2_0/model.gguf", Some(Target::HuggingFace), "hf", "hf-dense");
 }
 

@@ -270,8 +270,11 @@ pub fn gguf_name(stem: &str) -> String {
 /// Removes what stands before the names of a text model in Hugging Face checkpoints, also of one that is a part of another.
 #[must_use]
 pub fn strip_text_prefix(name: &str) -> &str {
-    let name = name.strip_prefix("model.").unwrap_or(name);
-    name.strip_prefix("language_model.").unwrap_or(name)
+    let bare = name.strip_prefix("model.").unwrap_or(name);
+    match bare.strip_prefix("language_model.") {
+        Some(text) => text.strip_prefix("model.").unwrap_or(text),
+        None => bare,
+    }
 }
 
 /// Returns the GGUF name of a Hugging Face tensor; `None` if the class has no such tensor.

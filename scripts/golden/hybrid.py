@@ -68,7 +68,7 @@ def random_tensors(dims, seed, ternary_ends):
     ends = (lambda: linear(rng, dims.vocab, dims.hidden, "")) if ternary_ends else (lambda: dense(dims.vocab, dims.hidden))
     norm = lambda n, centre=1.0: norm_weight(rng, n, False, centre)  # noqa: E731
     t = {"model.embed_tokens": ends()}
-    for i, kind in enumerate(KINDS):
+    for i, kind in enumerate(KINDS[:dims.layers]):
         p = f"model.layers.{i}."
         t[p + "input_layernorm"] = norm(dims.hidden)
         if kind == "linear_attention":
@@ -136,7 +136,7 @@ def config(dims, dtype):
         "bos_token_id": dims.vocab - 4, "eos_token_id": dims.vocab - 3, "initializer_range": 0.02, "use_cache": True,
         "linear_conv_kernel_dim": dims.taps, "linear_key_head_dim": dims.delta_dim,
         "linear_value_head_dim": dims.delta_dim, "linear_num_key_heads": dims.key_heads,
-        "linear_num_value_heads": dims.value_heads, "layer_types": KINDS, "full_attention_interval": 2,
+        "linear_num_value_heads": dims.value_heads, "layer_types": KINDS[:dims.layers], "full_attention_interval": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": dims.rope_theta, "partial_rotary_factor": 0.25,
                             "mrope_section": [2, 1, 1], "mrope_interleaved": True},
         "torch_dtype": dtype,
@@ -172,14 +172,14 @@ def stepwise64(model, tokens):
     return np.stack(rows)
 
 
-def expected(folder, tensors, dims, seed, meta, name="expected.safetensors", rotated=None):
+def expected(folder, tensors, dims, seed, meta, name="expected.safetensors", rotated=None, lengths=LENGTHS):
     """Writes what transformers computes, and meta.json. rotated: a model that computes the same in a rotated basis, whose
     rounding is noise too."""
     model = load(tensors, dims)
     wide = in_double(model, dims)
     rng = np.random.default_rng(seed + 1)
     rec, noise, largest = {}, [], 0.0
-    for p, length in enumerate(LENGTHS):
+    for p, length in enumerate(lengths):
         tokens = rng.integers(0, dims.vocab - 4, length)
         logits, exact = truth.logits32(model, tokens), truth.logits64(wide, tokens)
         steps = stepwise64(wide, tokens)
@@ -289,7 +289,7 @@ def write_gguf(path, tensors, dims, kind, extra=(), grouped_output=False):
         (a + "ssm.conv_kernel", "u32", dims.taps), (a + "ssm.state_size", "u32", dims.delta_dim),
         (a + "ssm.group_count", "u32", dims.key_heads), (a + "ssm.time_step_rank", "u32", dims.value_heads),
         (a + "ssm.inner_size", "u32", dims.values),
-        (a + "attention.recurrent_layers", "[bool]", [kind == "linear_attention" for kind in KINDS]),
+        (a + "attention.recurrent_layers", "[bool]", [kind == "linear_attention" for kind in KINDS[:dims.layers]]),
         (a + "full_attention_interval", "u32", 2), *extra,
         ("tokenizer.ggml.model", "str", "gpt2"), ("tokenizer.ggml.pre", "str", "qwen35"),
         ("tokenizer.ggml.tokens", "[str]", tokens), ("tokenizer.ggml.token_type", "[i32]", kinds),
@@ -311,24 +311,25 @@ def sylvester(n):
     return h / np.sqrt(n)
 
 
-def rotated_back(weight, signs):
+def rotated_back(weight, signs, block=BLOCK):
     """`W` of `W x = W' H (s * x)` for every block of inputs."""
     rows, cols = weight.shape
-    turned = weight.astype(np.float64).reshape(rows, cols // BLOCK, BLOCK) @ sylvester(BLOCK)
+    turned = weight.astype(np.float64).reshape(rows, cols // block, block) @ sylvester(block)
     return (turned.reshape(rows, cols) * signs).astype(np.float32)
 
 
-def in_rotated_basis(stored, dims, signs):
-    """transformers in float32 with the stored weights, their inputs rotated and embedding rows rotated back."""
+def in_rotated_basis(stored, dims, signs, block=BLOCK):
+    """transformers in float32 with the stored weights, inputs of as many components as there are signs rotated and
+    embedding rows rotated back."""
     model, signs = load(stored, dims), torch.from_numpy(signs).float()
-    h = torch.from_numpy(sylvester(BLOCK)).float()
+    h = torch.from_numpy(sylvester(block)).float()
 
     def turn(x):
         """`H` on each block."""
-        return (x.reshape(*x.shape[:-1], -1, BLOCK) @ h).reshape(x.shape)
+        return (x.reshape(*x.shape[:-1], -1, block) @ h).reshape(x.shape)
 
     for name, module in model.named_modules():
-        if name.endswith(ROTATED):
+        if name.endswith(ROTATED) and module.in_features == len(signs):
             module.register_forward_pre_hook(lambda _, args: (turn(args[0] * signs),))
     model.model.embed_tokens.register_forward_hook(lambda _, args, out: signs * turn(out))
     return model

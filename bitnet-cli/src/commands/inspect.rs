@@ -1,8 +1,11 @@
 //! `bitnet inspect`: a model's facts and the validity of its weights, without loading it.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use bitnet_core::backend::RopeOrder;
 use bitnet_core::kv::RecurrentShape;
+use bitnet_formats::names::{Role, TensorName};
 use bitnet_inference::models::{LayerKind, ModelConfig, RopeScaling, activation_name};
 use bitnet_inference::{Inspection, KvType, ModelFacts};
 use serde_json::{Value, json};
@@ -174,10 +177,14 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
         rows.push(("scales", text));
     }
     if let Some(rotations) = &c.rotations {
-        let block = rotations.by_width.values().next().map_or(0, |rotation| rotation.block());
-        let table = if rotations.embedding { ", and the embedding table" } else { "" };
-        let weights = rotations.weights.len();
-        rows.push(("rotation", format!("{weights} weights in blocks of {block}{table}; undone")));
+        let blocks: BTreeSet<usize> =
+            rotations.by_weight.values().map(|rotation| rotation.block()).collect();
+        let blocks: Vec<String> = blocks.iter().map(usize::to_string).collect();
+        let has_table = rotations.of(TensorName::outside(Role::TokenEmbedding)).is_some();
+        let table = if has_table { ", and the embedding table" } else { "" };
+        let weights = rotations.by_weight.len() - usize::from(has_table);
+        let blocks = blocks.join(" and ");
+        rows.push(("rotation", format!("{weights} weights in blocks of {blocks}{table}; undone")));
     }
     rows
 }

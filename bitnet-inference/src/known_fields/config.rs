@@ -72,6 +72,8 @@ const QWEN35: &[Fields] = &[
     refused(&["output_gate_type"], &[Inert::Text("swish")], "the gate of recurrent layers is SiLU"),
     unused(&["mamba_ssm_dtype"], "states are computed in float32"),
     read_by(&["mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"], DRAFTS),
+    read_by(&["schema_version", "tensor_namespace", "base_model_type", "modules"], ROTATED),
+    read_by(&["gdn_activation_layout"], ROTATED),
     unused(&["vision_config", "image_token_id", "video_token_id"], IMAGES),
     unused(&["vision_start_token_id", "vision_end_token_id", "language_model_only"], IMAGES),
 ];
@@ -117,6 +119,7 @@ const MAPLE: &[Fields] = &[
     unused(&["quantize", "preaffine"], "the model's code does not read them"),
 ];
 
+const ROTATED: &str = "`model_type` prism_hadamard_qwen35, whose weights are stored rotated";
 const DRAFTS: &str = "`--draft mtp` and `convert`, where the file has such layers";
 const IMAGES: &str = "the model reads text only";
 

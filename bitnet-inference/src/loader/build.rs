@@ -91,7 +91,7 @@ pub(crate) fn build(
     };
     let rotation_of = |role| {
         let rotations = config.rotations.as_ref()?;
-        rotations.of(TensorName::outside(role), config.hidden).cloned()
+        rotations.of(TensorName::outside(role)).cloned()
     };
     let embedding_rotation = rotation_of(Role::TokenEmbedding);
     let head_rotation = rotation_of(head_role);
@@ -371,7 +371,7 @@ impl Builder<'_> {
         let biased = c.architecture.table().biased.contains(&tensor.role);
         let bias = biased.then(|| self.bias(tensor.with(Part::Bias), rows)).transpose()?;
         let rotations = c.rotations.as_ref();
-        let rotation = rotations.and_then(|rotations| rotations.of(tensor, cols)).cloned();
+        let rotation = rotations.and_then(|rotations| rotations.of(tensor)).cloned();
         Ok(Projection { weight, bias, input_norm, rotation })
     }
 

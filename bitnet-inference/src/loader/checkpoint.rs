@@ -13,7 +13,7 @@ use bitnet_formats::{GgufFile, MappedFile, Region, SafeTensors};
 use bitnet_quant::codec::dense::DenseType;
 use serde_json::Value;
 
-use super::{Description, LoadOptions};
+use super::{Description, LoadOptions, NormForm};
 use crate::models::ModelConfig;
 use crate::{InferenceError, Result};
 
@@ -129,6 +129,8 @@ pub enum Container<'a> {
         config: &'a Value,
         /// The model's class, the first of `architectures`.
         class: &'a str,
+        /// How it holds norms.
+        norms: NormForm,
         /// How its ternary layers are stored.
         packing: Option<HfPacking>,
     },

@@ -3,6 +3,7 @@
 use bitnet_formats::architecture::ModelClass;
 use serde_json::Value;
 
+use super::hf_rotation::ROTATED_MODEL_TYPE;
 use super::json_object::Object;
 use crate::{InferenceError, Result};
 
@@ -13,12 +14,16 @@ pub(super) fn class_of(
     assumptions: &mut Vec<String>,
 ) -> Result<&'static ModelClass> {
     let model_type = o.opt_str("model_type")?;
-    if let Some(rotated) = model_type.filter(|name| name.contains("hadamard")) {
-        let what = format!("{}: model_type {}", o.file, rotated.escape_debug());
-        let instead = "weights that are stored rotated are read from GGUF files";
+    let is_rotated = model_type == Some(ROTATED_MODEL_TYPE);
+    if let Some(other) = model_type.filter(|name| !is_rotated && name.contains("hadamard")) {
+        let what = format!("{}: model_type {}", o.file, other.escape_debug());
+        let instead = format!(
+            "weights that are stored rotated are read from folders of model_type {ROTATED_MODEL_TYPE}, and from GGUF files"
+        );
         return Err(InferenceError::unsupported(what, instead));
     }
-    let by_type = ModelClass::all().find(|class| Some(class.model_type) == model_type);
+    let meant = if is_rotated { Some("qwen3_5") } else { model_type };
+    let by_type = ModelClass::all().find(|class| Some(class.model_type) == meant);
     let named = match o.get("architectures") {
         None => None,
         Some(Value::Array(names)) if names.is_empty() => None,
@@ -30,10 +35,12 @@ pub(super) fn class_of(
             let problem = "missing, and model_type names no class that is supported (llama, qwen2, qwen3, qwen3_5, gemma3_text, minicpm, maple, bitnet)";
             return Err(o.bad("architectures", problem.into()));
         };
-        assumptions.push(format!(
-            "{} has no architectures: {}, by model_type {}",
-            o.file, class.name, class.model_type
-        ));
+        if !is_rotated {
+            assumptions.push(format!(
+                "{} has no architectures: {}, by model_type {}",
+                o.file, class.name, class.model_type
+            ));
+        }
         return Ok(class);
     };
     let Some(class) = ModelClass::named(named) else {
@@ -43,8 +50,11 @@ pub(super) fn class_of(
     };
     // 1bitLLM's files say `llama` beside a class of their own.
     let own_class = class.name == "BitnetForCausalLM";
-    if let Some(other) = by_type.filter(|other| !own_class && other.model_type != class.model_type)
-    {
+    let same = |other: &&ModelClass| match is_rotated {
+        true => other.architecture == class.architecture,
+        false => own_class || other.model_type == class.model_type,
+    };
+    if let Some(other) = by_type.filter(|other| !same(other)) {
         let problem = format!(
             "{} stands for {}, but architectures names {named}; correct one of them",
             other.model_type, other.name

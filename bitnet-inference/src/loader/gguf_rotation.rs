@@ -78,9 +78,12 @@ pub(super) fn rotations(file: &GgufFile, config: &ModelConfig) -> Result<Option<
         widths.insert(config.hidden);
     }
     let by_width = rotations_of(&keys, &widths)?;
+    let table =
+        embedding.then(|| (TensorName::outside(Role::TokenEmbedding).stem(), config.hidden));
     let grouped_values = metadata.opt_bool(&format!("{PREFIX}gdn_v_grouped"))?.unwrap_or(false);
-    let weights = weights.into_iter().map(|(name, _)| name).collect();
-    Ok(Some(WeightRotations { by_width, weights, embedding, grouped_values }))
+    let rotated = weights.into_iter().chain(table);
+    let rotated = rotated.filter_map(|(name, width)| Some((name, by_width.get(&width)?.clone())));
+    Ok(Some(WeightRotations { by_weight: rotated.collect(), grouped_values }))
 }
 
 /// The rotated weights with the widths of their inputs.

@@ -12,6 +12,7 @@ use super::hf_attention::windows;
 use super::hf_mixture::{local_attention, mixture};
 use super::hf_recurrent::recurrent_config;
 use super::hf_rope::rope;
+use super::hf_rotation::{PackedModule, ROTATED_MODEL_TYPE, check_interval, packed_modules};
 use super::hf_windows::{self, rope_of_full_layers};
 use super::json_object::{Object, read_json};
 use super::quantization::{Quantization, quantization, skipped_modules};
@@ -26,6 +27,8 @@ pub(crate) struct HfConfig {
     pub(crate) model: ModelConfig,
     pub(crate) class: String,
     pub(crate) quantization: Quantization,
+    /// The packed modules of a folder whose weights are stored rotated.
+    pub(crate) packed: Option<Vec<PackedModule>>,
     /// Modules that are not quantised, by their names in the class.
     pub(crate) skipped: BTreeSet<String>,
     pub(crate) tied: Option<bool>,
@@ -59,6 +62,10 @@ impl HfConfig {
         let mut settings = Settings { object: o, class, assumptions };
         let model = model(&mut settings)?;
         model.validate(file)?;
+        let packed = packed_modules(whole)?;
+        if let (Some(_), Some(recurrent)) = (&packed, &model.recurrent) {
+            check_interval(o, recurrent)?;
+        }
         let quantization = quantization(whole, &mut settings.assumptions)?;
         let skipped = match quantization {
             Quantization::BitNet { .. } => skipped_modules(whole, &modules(class, &model))?,
@@ -77,15 +84,28 @@ impl HfConfig {
             model,
             class: class.name.into(),
             quantization,
+            packed,
             skipped,
-            tied: match whole.opt_bool("tie_word_embeddings")? {
-                None => o.opt_bool("tie_word_embeddings")?,
-                own => own,
-            },
+            tied: tied(whole, o)?,
             eos,
             default_eos: class.eos_token_id.filter(|_| !names_eos),
             assumptions: settings.assumptions,
         })
+    }
+}
+
+/// Whether the head is the embedding table: what the whole model's settings say, or those of its text part. mlx-lm goes by
+/// the latter alone.
+fn tied(whole: &Object<'_>, text: &Object<'_>) -> Result<Option<bool>> {
+    const FIELD: &str = "tie_word_embeddings";
+    let (own, of_text) = (whole.opt_bool(FIELD)?, text.opt_bool(FIELD)?);
+    let is_rotated = whole.opt_str("model_type")? == Some(ROTATED_MODEL_TYPE);
+    match (own, of_text) {
+        (Some(own), of_text) if is_rotated && own != of_text.unwrap_or(false) => {
+            Err(whole.bad(FIELD, format!("{own}, but text_config says otherwise")))
+        }
+        (None, of_text) => Ok(of_text),
+        (own, _) => Ok(own),
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::hf_config::HfConfig;
 use super::json_object::Object;
-use super::{DraftSource, LoadOptions};
+use super::{DraftSource, LoadOptions, NormForm};
 use crate::{InferenceError, Result};
 
 /// Most layers of a file that draft tokens.
@@ -24,11 +24,12 @@ fn in_module(name: &str) -> Option<&str> {
 ///
 /// # Errors
 /// [`InferenceError::Config`] naming `mtp_num_hidden_layers` if the file has other layers,
-/// [`InferenceError::Unsupported`] if they are to be read and have tables of their own.
+/// [`InferenceError::Unsupported`] if they are to be read and have tables of their own, or norms of an unknown form.
 pub(super) fn read_drafts(
     config: &mut HfConfig,
     tensors: &SafeTensors,
     json: &Value,
+    norms: NormForm,
     options: &LoadOptions,
 ) -> Result<()> {
     if config.model.recurrent.is_none() {
@@ -50,6 +51,18 @@ pub(super) fn read_drafts(
         return Err(o.bad("mtp_num_hidden_layers", problem));
     }
     let is_read = options.draft == DraftSource::Own;
+    if is_read && norms == NormForm::Multiplier {
+        let name = tensors.names().find(|name| in_module(name).is_some()).unwrap_or(DRAFT_MODULE);
+        let what = format!(
+            "{}: {name}: whether the norms of layers that draft tokens are stored with their offset is not known in folders \
+             of MLX",
+            tensors.name()
+        );
+        return Err(InferenceError::unsupported(
+            what,
+            "--draft ngram is; or remove the tensors mtp.*",
+        ));
+    }
     config.model.draft_layers = found;
     config.model.drafts_read = usize::from(is_read);
     let declares_tables = o.opt_bool("mtp_use_dedicated_embeddings")? == Some(true);

@@ -5,7 +5,18 @@ use bitnet_formats::architecture::{ArchitectureTable, Role};
 use bitnet_formats::names::{Part, TensorName};
 use half::bf16;
 
+/// How a folder holds the norms of families whose class in transformers adds a constant to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NormForm {
+    /// Less the constant, as transformers saves them.
+    #[default]
+    Offset,
+    /// As they multiply, as MLX's programs save them.
+    Multiplier,
+}
+
 /// The form of a vector's numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Form {
     /// Less this constant.
     Offset(f32),
@@ -13,7 +24,7 @@ enum Form {
     LogOfNegated,
 }
 
-fn form(table: &ArchitectureTable, name: TensorName) -> Option<Form> {
+fn form(table: &ArchitectureTable, name: TensorName, norms: NormForm) -> Option<Form> {
     let offset = table.hf_norm_offset;
     match name.role {
         _ if name.part == Part::InputNorm => None,
@@ -28,7 +39,7 @@ fn form(table: &ArchitectureTable, name: TensorName) -> Option<Form> {
         | Role::DraftEmbeddingNorm
         | Role::DraftStateNorm
         | Role::DraftOutputNorm
-            if offset != 0.0 =>
+            if offset != 0.0 && norms == NormForm::Offset =>
         {
             Some(Form::Offset(offset))
         }
@@ -37,13 +48,18 @@ fn form(table: &ArchitectureTable, name: TensorName) -> Option<Form> {
 }
 
 /// Whether Hugging Face checkpoints of a family hold a vector in another form than layers compute with.
-pub fn has_own_form(table: &ArchitectureTable, name: TensorName) -> bool {
-    form(table, name).is_some()
+pub fn has_own_form(table: &ArchitectureTable, name: TensorName, norms: NormForm) -> bool {
+    form(table, name, norms).is_some()
 }
 
 /// Turns a checkpoint's numbers into those that layers compute with.
-pub fn from_hf_form(table: &ArchitectureTable, name: TensorName, numbers: &mut [f32]) {
-    match form(table, name) {
+pub fn from_hf_form(
+    table: &ArchitectureTable,
+    name: TensorName,
+    norms: NormForm,
+    numbers: &mut [f32],
+) {
+    match form(table, name, norms) {
         Some(Form::Offset(offset)) => numbers.iter_mut().for_each(|x| *x += offset),
         Some(Form::LogOfNegated) => numbers.iter_mut().for_each(|x| *x = -x.exp()),
         None => {}
@@ -57,9 +73,10 @@ pub fn from_hf_form(table: &ArchitectureTable, name: TensorName, numbers: &mut [
 pub fn to_hf_form(
     table: &ArchitectureTable,
     name: TensorName,
+    norms: NormForm,
     numbers: &mut [f32],
 ) -> Result<(), usize> {
-    match form(table, name) {
+    match form(table, name, norms) {
         Some(Form::Offset(offset)) => numbers.iter_mut().for_each(|x| *x -= offset),
         Some(Form::LogOfNegated) => {
             for (index, number) in numbers.iter_mut().enumerate() {
@@ -106,15 +123,17 @@ mod tests {
             (Role::DraftStateNorm, [0.5, -0.25, 0.0078125, 1.5, 0.0]),
             (Role::DeltaNorm, [0.5, -0.25, 0.0078125, 1.5, 0.0]),
         ] {
-            let name = TensorName::in_layer(0, role);
-            let mut numbers = stored;
-            from_hf_form(table, name, &mut numbers);
-            let computed = numbers;
-            assert_eq!(numbers == stored, !has_own_form(table, name), "{role:?}");
-            to_hf_form(table, name, &mut numbers).unwrap();
-            assert_eq!(numbers, stored, "{role:?}");
-            from_hf_form(table, name, &mut numbers);
-            assert_eq!(numbers, computed, "{role:?}");
+            for norms in [NormForm::Offset, NormForm::Multiplier] {
+                let name = TensorName::in_layer(0, role);
+                let mut numbers = stored;
+                from_hf_form(table, name, norms, &mut numbers);
+                let computed = numbers;
+                assert_eq!(numbers == stored, !has_own_form(table, name, norms), "{role:?}");
+                to_hf_form(table, name, norms, &mut numbers).unwrap();
+                assert_eq!(numbers, stored, "{role:?}");
+                from_hf_form(table, name, norms, &mut numbers);
+                assert_eq!(numbers, computed, "{role:?}");
+            }
         }
     }
 
@@ -123,10 +142,10 @@ mod tests {
         let table = Architecture::Qwen35.table();
         let name = TensorName::in_layer(0, Role::DeltaRate);
         for wrong in [0.0, 1.0, f32::NAN, f32::NEG_INFINITY] {
-            assert_eq!(to_hf_form(table, name, &mut [-1.0, wrong]), Err(1));
+            assert_eq!(to_hf_form(table, name, NormForm::Offset, &mut [-1.0, wrong]), Err(1));
         }
         let mut smallest = [-f32::from_bits(1), f32::MIN];
-        assert_eq!(to_hf_form(table, name, &mut smallest), Ok(()));
+        assert_eq!(to_hf_form(table, name, NormForm::Offset, &mut smallest), Ok(()));
         assert!(smallest.iter().all(|number| number.is_finite()));
     }
 }

@@ -9,14 +9,15 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::architecture::ModelClass;
-use bitnet_formats::names::{Part, TensorName};
+use bitnet_formats::names::{Part, Role, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
 use bitnet_quant::codec::mlx;
 use serde_json::Value;
 
 use super::hf_config::{HfConfig, module_of};
 use super::hf_drafts::read_drafts;
-use super::hf_numbers::from_hf_form;
+use super::hf_numbers::{NormForm, from_hf_form};
+use super::hf_rotation::rotations;
 use super::json_object::read_json;
 use super::quantization::Quantization;
 use super::ternary_rows::TernaryRows;
@@ -24,7 +25,7 @@ use super::{
     Checkpoint, Container, Description, HfPacking, LoadOptions, RawTensor, StoredBytes,
     StoredLinear, StoredType, tensor_use,
 };
-use crate::models::ModelConfig;
+use crate::models::{ModelConfig, tensors};
 use crate::{InferenceError, Result};
 
 /// An open Hugging Face folder.
@@ -34,6 +35,7 @@ pub(crate) struct HfCheckpoint {
     pub(super) json: Value,
     pub(super) config: HfConfig,
     pub(super) precision: Option<ActivationPrecision>,
+    pub(super) norms: NormForm,
     /// Whether the head is the embedding table.
     pub(super) tied: Option<bool>,
     /// What was assumed about head and embedding table.
@@ -46,20 +48,53 @@ impl HfCheckpoint {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let config_path = folder.join("config.json");
         let json = read_json(&config_path)?;
-        let mut config = HfConfig::parse(&json, &config_path.display().to_string())?;
+        let config = HfConfig::parse(&json, &config_path.display().to_string())?;
         let named_weights = path.extension().is_some_and(|e| e == "safetensors")
             || path.to_str().is_some_and(|p| p.ends_with(".safetensors.index.json"));
         let tensors = SafeTensors::open(if named_weights { path } else { folder })?;
-        read_drafts(&mut config, &tensors, &json, options)?;
         let precision = options.activations;
         let (folder, tied) = (folder.to_owned(), config.tied);
+        let (norms, head_assumption) = (NormForm::default(), None);
         let mut checkpoint =
-            Self { folder, tensors, json, config, precision, tied, head_assumption: None };
+            Self { folder, tensors, json, config, precision, norms, tied, head_assumption };
+        checkpoint.norms = checkpoint.norm_form()?;
+        let Self { tensors, json, config, norms, .. } = &mut checkpoint;
+        read_drafts(config, tensors, json, *norms, options)?;
         checkpoint.settle_bit_linears();
         tensor_use::check_layers(&checkpoint)?;
         tensor_use::check_shapes(&checkpoint)?;
+        checkpoint.config.model.rotations = rotations(&checkpoint)?.map(Arc::new);
         (checkpoint.tied, checkpoint.head_assumption) = checkpoint.settle_head()?;
         Ok(checkpoint)
+    }
+
+    /// How norms are stored, by the rule of mlx-lm: convolutions whose channels come last mark a folder that holds the
+    /// norms as they multiply.
+    fn norm_form(&self) -> Result<NormForm> {
+        let mut found: Option<(NormForm, String)> = None;
+        for spec in tensors(&self.config.model) {
+            let is_conv = spec.name.role == Role::DeltaConv;
+            let Some(tensor) = is_conv.then(|| self.find(&spec.name.stem())).flatten() else {
+                continue;
+            };
+            let form = match tensor.shape[..] {
+                [_, taps, 1] if taps > 1 => NormForm::Multiplier,
+                _ => NormForm::Offset,
+            };
+            match &found {
+                Some((other, name)) if *other != form => {
+                    let what = format!(
+                        "{}: {name} and {} in two layouts",
+                        self.tensors.name(),
+                        tensor.name
+                    );
+                    let instead = "the order of taps and channels tells how norms are stored: write all of them in one";
+                    return Err(InferenceError::unsupported(what, instead));
+                }
+                _ => found = Some((form, tensor.name)),
+            }
+        }
+        Ok(found.map_or(NormForm::default(), |(form, _)| form))
     }
 
     pub(super) fn find(&self, name: &str) -> Option<TensorView> {
@@ -143,6 +178,7 @@ impl HfCheckpoint {
                 names.push(name);
             }
         }
+        let recurrent = self.config.model.recurrent.is_some();
         for index in 0..names.len() {
             if let Some(stem) = names[index].strip_suffix(".norm.weight")
                 && name.ends_with("_norm_in")
@@ -150,10 +186,13 @@ impl HfCheckpoint {
                 names.push(format!("{stem}.rms_norm.weight"));
             }
             if let Some(bare) = names[index].strip_prefix("model.").map(str::to_owned) {
-                if self.config.model.recurrent.is_some() {
+                if recurrent {
                     names.push(format!("model.language_model.{bare}"));
                 }
                 names.push(bare);
+            }
+            if recurrent {
+                names.push(format!("language_model.{}", names[index]));
             }
         }
         names
@@ -201,6 +240,7 @@ impl Checkpoint for HfCheckpoint {
             tensors: &self.tensors,
             config: &self.json,
             class: &self.config.class,
+            norms: self.norms,
             packing: match self.config.quantization {
                 Quantization::None | Quantization::Mlx { .. } => None,
                 Quantization::BitNet { multiply, online, input_norm_eps } => {
@@ -248,7 +288,7 @@ impl Checkpoint for HfCheckpoint {
         let Some(tensor) = self.find(name) else { return Vec::new() };
         let stem = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
         let beside = match tensor.dtype {
-            Dtype::U32 => vec![format!("{stem}.scales"), format!("{stem}.biases")],
+            Dtype::U32 => ["scales", "biases", "signs"].map(|part| format!("{stem}.{part}")).into(),
             _ if self.has_scale_beside(name, tensor.dtype) => {
                 vec![format!("{}_scale", tensor.name)]
             }
@@ -287,7 +327,8 @@ impl Checkpoint for HfCheckpoint {
             Some(tensor) => {
                 let mut numbers = self.numbers(&tensor, len)?;
                 if let Some(name) = TensorName::from_stem(name) {
-                    from_hf_form(self.config.model.architecture.table(), name, &mut numbers);
+                    let table = self.config.model.architecture.table();
+                    from_hf_form(table, name, self.norms, &mut numbers);
                 }
                 Ok(Some(numbers))
             }
@@ -330,7 +371,7 @@ impl Checkpoint for HfCheckpoint {
         }
         // A convolution of single channels has a dimension of 1 between.
         let shape = match *tensor.shape {
-            [rows, 1, cols] => vec![rows, cols],
+            [rows, 1, cols] | [rows, cols, 1] => vec![rows, cols],
             _ => tensor.shape.clone(),
         };
         if shape != [rows, cols] {

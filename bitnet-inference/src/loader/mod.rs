@@ -20,6 +20,7 @@ mod hf_mixture;
 mod hf_numbers;
 mod hf_recurrent;
 mod hf_rope;
+mod hf_rotation;
 mod hf_weights;
 mod hf_windows;
 mod huggingface;
@@ -64,7 +65,8 @@ pub use gguf::{
 #[cfg(test)]
 pub(crate) use hf_config::HfConfig;
 pub use hf_config::check_config;
-pub use hf_numbers::{from_hf_form, has_own_form, to_hf_form};
+pub use hf_numbers::{NormForm, from_hf_form, has_own_form, to_hf_form};
+pub use hf_rotation::{ROTATED_BLOCKS, ROTATED_MODEL_TYPE, ROTATED_SCHEMAS};
 pub(crate) use huggingface::HfCheckpoint;
 pub use inspect::{Inspection, TensorSummary};
 pub use memory_need::MemoryNeed;
