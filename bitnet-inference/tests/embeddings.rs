@@ -2,17 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
+mod every_backend;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_core::backend::Backend;
 use bitnet_core::reference::ReferenceBackend;
-use bitnet_core::simd::IsaLevel;
-use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_formats::gguf::{GgufFile, GgufWriter};
 use bitnet_formats::safetensors::SafeTensors;
 use bitnet_inference::{EmbedOptions, KvType, LoadOptions, Model, ModelSource, Pooling, Prompt};
 use serde_json::{Value, json};
+
+use every_backend::backends;
 
 const CASES: [&str; 3] = ["qwen3-embedding", "gemma3-embedding", "gguf-gemma3-embedding-i2s"];
 
@@ -32,15 +34,6 @@ fn load(path: &Path) -> bitnet_inference::Result<Model> {
 /// The model of a GGUF case.
 fn file(name: &str) -> PathBuf {
     golden(name).join("model.gguf")
-}
-
-fn backends() -> Vec<Arc<dyn Backend>> {
-    let mut all: Vec<Arc<dyn Backend>> = vec![Arc::new(ReferenceBackend)];
-    for isa in IsaLevel::available() {
-        let options = CpuOptions { threads: Some(2), isa: Some(isa) };
-        all.push(Arc::new(CpuBackend::new(options).unwrap()));
-    }
-    all
 }
 
 /// What transformers computed for a case.

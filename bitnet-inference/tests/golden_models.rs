@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
+mod every_backend;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +13,6 @@ use bitnet_core::backend::top_logits::{Guarantee, LogitQuery, TopLogits};
 use bitnet_core::backend::{ActivationPrecision, Backend};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::reference::ReferenceBackend;
-use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_formats::safetensors::SafeTensors;
@@ -19,6 +20,8 @@ use bitnet_inference::models::{Attention, FeedForward, Head, Layer, Linear, Mixe
 use bitnet_inference::sampler::greedy;
 use bitnet_inference::{KvType, LoadOptions, Model, ModelSource, Session};
 use serde_json::Value;
+
+use every_backend::backends;
 
 /// One golden case: a checkpoint and what transformers made of it.
 struct Case {
@@ -128,16 +131,6 @@ impl Case {
     fn prompt_noise(&self, index: usize) -> f32 {
         self.meta["noise"]["per_prompt"][index].as_f64().unwrap() as f32
     }
-}
-
-/// The reference and the CPU back end at every level of this machine.
-fn backends() -> Vec<Arc<dyn Backend>> {
-    let mut all: Vec<Arc<dyn Backend>> = vec![Arc::new(ReferenceBackend)];
-    for isa in IsaLevel::available() {
-        let options = CpuOptions { threads: Some(2), isa: Some(isa) };
-        all.push(Arc::new(CpuBackend::new(options).unwrap()));
-    }
-    all
 }
 
 /// Largest difference, relative to the largest magnitude of what is expected.
