@@ -71,6 +71,7 @@
 //! | [`models`] | the decoder, its layers and settings |
 //! | [`tokenizer`], [`chat`] | text to tokens and back; conversations, tools, reasoning and calls in answers |
 //! | [`sampler`] | logits to a token |
+//! | [`engine`] | many requests at a time, with a scheduler and shared prefixes |
 #![forbid(unsafe_code)]
 
 mod backends;
@@ -80,6 +81,7 @@ mod cache;
 pub mod chat;
 mod draft;
 mod embed;
+pub mod engine;
 mod error;
 mod generate;
 mod in_parallel;

@@ -107,6 +107,29 @@ impl Session {
         Self { tokenizer, end_tokens, ..self }
     }
 
+    /// Returns a session that has read the same tokens. Both share what memory they can: keys and values are copied, 64
+    /// positions at a time, where one of them writes. What was read ahead stays with this one.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let fork = self.with_cache(&self.tokens, self.cache.fork(self.tokens.len()));
+        let last = self.last.clone().filter(|_| fork.tokens.len() == self.tokens.len());
+        Self { last, ..fork }
+    }
+
+    /// Returns a session of the same model whose cache holds the keys and values of the first of `tokens`.
+    pub(crate) fn with_cache(&self, tokens: &[u32], cache: KvCache) -> Self {
+        Self {
+            decoder: Arc::clone(&self.decoder),
+            tokenizer: self.tokenizer.clone(),
+            end_tokens: Arc::clone(&self.end_tokens),
+            tokens: tokens[..cache.len().min(tokens.len())].to_vec(),
+            cache,
+            last: None,
+            ahead: None,
+            draft: None,
+        }
+    }
+
     /// The tokens read so far.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens

@@ -192,6 +192,22 @@ impl KvCache {
         (self.pages.len() * KV_PAGE).min(self.capacity)
     }
 
+    /// Returns a number for each page that differs from those of all other live pages: caches that share a page have the
+    /// same one.
+    pub fn page_ids(&self) -> impl ExactSizeIterator<Item = usize> + '_ {
+        self.pages.iter().map(|page| Arc::as_ptr(page).addr())
+    }
+
+    /// Returns the pages that [`reserve`](KvCache::reserve) of `tokens` positions allocates: those missing, and a copy
+    /// of one that is shared.
+    pub fn pages_to_reserve(&self, tokens: usize) -> usize {
+        let last = self.len.saturating_add(tokens).div_ceil(KV_PAGE);
+        let first = (self.len / KV_PAGE).min(self.pages.len());
+        let shared = self.pages.iter().take(last).skip(first);
+        let shared = shared.filter(|page| Arc::strong_count(page) > 1).count();
+        last.saturating_sub(self.pages.len()) + shared
+    }
+
     /// Returns the bytes of a page.
     pub fn page_bytes(&self) -> usize {
         self.shape.page_bytes().unwrap_or(usize::MAX)

@@ -11,9 +11,11 @@ use crate::tokenizer::{TextStream, Tokenizer};
 use crate::{InferenceError, Result};
 
 mod stop;
+mod text_writer;
 
 pub use stop::StopFilter;
 pub(crate) use stop::longest_suffix_prefix;
+pub(crate) use text_writer::TextWriter;
 
 /// What to write and when to stop.
 #[derive(Debug, Clone, PartialEq)]
