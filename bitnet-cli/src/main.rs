@@ -106,6 +106,8 @@ fn work(cli: &mut Cli, output: &mut Output) -> anyhow::Result<Outcome> {
     match &cli.command {
         Command::Run(args) => commands::run::run(cli, args, output),
         Command::Chat(args) => commands::chat::run(cli, args, output),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => commands::serve::run(cli, args, output),
         Command::Embed(args) => commands::embed::run(cli, args, output),
         Command::Inspect(args) => commands::inspect::run(cli, args, output),
         Command::Convert(args) => commands::convert::run(cli, args, output),

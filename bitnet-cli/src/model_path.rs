@@ -59,6 +59,8 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
         | Command::Tokenize(_)
         | Command::Perplexity(_)
         | Command::Calibrate(_) => {}
+        #[cfg(feature = "serve")]
+        Command::Serve(_) => {}
         // These commands use no model.
         Command::Cache(_)
         | Command::Pull(_)

@@ -145,8 +145,12 @@ fn texts_that_run_out_of_memory_wait_or_end_alone() {
             (engine.submit(Request::new(prompt.clone(), options.clone())).unwrap(), prompt, options)
         })
         .collect();
-    for (response, prompt, options) in responses {
-        let answer = response.wait().unwrap();
+    // Readers that are behind would hold memory.
+    let reading = responses.into_iter().map(|(response, prompt, options)| {
+        (std::thread::spawn(move || response.wait().unwrap()), prompt, options)
+    });
+    for (answer, prompt, options) in reading.collect::<Vec<_>>() {
+        let answer = answer.join().unwrap();
         assert_eq!(answer.texts[0].text, alone(&model, &prompt, &options).0);
     }
     let stats = engine.stats();

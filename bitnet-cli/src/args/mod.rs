@@ -10,6 +10,8 @@ mod hub;
 mod measure;
 mod model;
 mod sampling;
+#[cfg(feature = "serve")]
+mod serve;
 pub(crate) mod text;
 pub(crate) mod values;
 
@@ -30,6 +32,8 @@ pub(crate) use hub::{PullArgs, RmArgs};
 pub(crate) use measure::{CompareArgs, InspectArgs, PerplexityArgs, VerifyArgs};
 pub(crate) use model::ModelArgs;
 pub(crate) use sampling::SamplingArgs;
+#[cfg(feature = "serve")]
+pub(crate) use serve::ServeArgs;
 pub(crate) use text::{ChatArgs, RunArgs, TokenizeArgs};
 
 /// Runs, checks and trains ternary (BitNet b1.58) language models.
@@ -53,6 +57,9 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Chat with a model
     Chat(ChatArgs),
+    /// Serve a model over HTTP with OpenAI's API
+    #[cfg(feature = "serve")]
+    Serve(ServeArgs),
     /// Turn texts into vectors for search and comparison
     Embed(EmbedArgs),
     /// Show a model's metadata, tensors and assumptions

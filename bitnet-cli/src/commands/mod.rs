@@ -18,6 +18,8 @@ pub(crate) mod perplexity;
 pub(crate) mod pull;
 pub(crate) mod run;
 pub(crate) mod sampling;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 pub(crate) mod stored;
 pub(crate) mod tokenize;
 #[cfg(feature = "train")]

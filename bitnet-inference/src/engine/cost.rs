@@ -41,27 +41,23 @@ const N: usize = 4;
 /// Weight of what was learnt one step ago: about fifty steps count.
 const FORGETTING: f64 = 0.98;
 
-/// Uncertainty of a coefficient about which nothing is known, in seconds squared.
-const UNKNOWN: f64 = 1.0;
+/// Share of a feature's weight with which its coefficient is drawn to zero, so that features that always come together
+/// share their cost.
+const RIDGE: f64 = 1e-4;
 
 /// Steps before the model is used.
 const FIRST_STEPS: u64 = 4;
 
-/// Seconds of a step as a linear function of its [`Load`], fitted by recursive least squares of the relative error with
-/// exponential forgetting.
-#[derive(Debug, Clone)]
+/// Seconds of a step as a linear function of its [`Load`], fitted by least squares of the relative error with exponential
+/// forgetting.
+#[derive(Debug, Clone, Default)]
 pub struct CostModel {
     coefficients: [f64; N],
-    covariance: [[f64; N]; N],
+    /// Sums of products of features.
+    products: [[f64; N]; N],
+    /// Sums of features.
+    sums: [f64; N],
     steps: u64,
-}
-
-impl Default for CostModel {
-    fn default() -> Self {
-        let mut covariance = [[0.0; N]; N];
-        (0..N).for_each(|i| covariance[i][i] = UNKNOWN);
-        Self { coefficients: [0.0; N], covariance, steps: 0 }
-    }
 }
 
 impl CostModel {
@@ -86,25 +82,45 @@ impl CostModel {
             return;
         }
         let x = load.features().map(|feature| feature / seconds);
-        let px: [f64; N] = std::array::from_fn(|i| dot(&self.covariance[i], &x));
-        let gain = px.map(|value| value / (FORGETTING + dot(&x, &px)));
-        let error = 1.0 - dot(&x, &self.coefficients);
         for i in 0..N {
-            self.coefficients[i] += gain[i] * error;
-            for (j, px) in px.iter().enumerate() {
-                let updated = (self.covariance[i][j] - gain[i] * px) / FORGETTING;
-                self.covariance[i][j] = updated.clamp(-UNKNOWN, UNKNOWN);
+            self.sums[i] = FORGETTING * self.sums[i] + x[i];
+            for j in 0..N {
+                self.products[i][j] = FORGETTING * self.products[i][j] + x[i] * x[j];
             }
         }
-        if self.coefficients.iter().any(|value| !value.is_finite()) {
-            *self = Self::default();
+        match solve(self.products, self.sums) {
+            Some(coefficients) => self.coefficients = coefficients,
+            None => *self = Self::default(),
         }
         self.steps = self.steps.saturating_add(1);
     }
 }
 
-fn dot(a: &[f64; N], b: &[f64; N]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+/// Solves the normal equations, each feature brought to weight 1 and drawn to zero a little; `None` if the numbers are out
+/// of range.
+fn solve(products: [[f64; N]; N], sums: [f64; N]) -> Option<[f64; N]> {
+    let scale: [f64; N] = std::array::from_fn(|i| products[i][i].sqrt().max(f64::MIN_POSITIVE));
+    let mut a: [[f64; N]; N] =
+        std::array::from_fn(|i| std::array::from_fn(|j| products[i][j] / scale[i] / scale[j]));
+    let mut b: [f64; N] = std::array::from_fn(|i| sums[i] / scale[i]);
+    (0..N).for_each(|i| a[i][i] += RIDGE);
+    // Symmetric and positive: no pivots are needed.
+    for column in 0..N {
+        for row in column + 1..N {
+            let factor = a[row][column] / a[column][column];
+            for k in column..N {
+                a[row][k] -= factor * a[column][k];
+            }
+            b[row] -= factor * b[column];
+        }
+    }
+    let mut x = [0.0; N];
+    for row in (0..N).rev() {
+        let known: f64 = (row + 1..N).map(|k| a[row][k] * x[k]).sum();
+        x[row] = (b[row] - known) / a[row][row];
+    }
+    let x: [f64; N] = std::array::from_fn(|i| x[i] / scale[i]);
+    x.iter().all(|value| value.is_finite()).then_some(x)
 }
 
 #[cfg(test)]
@@ -131,6 +147,8 @@ mod tests {
             asked in (1usize..200, 0usize..2000, 0usize..16),
         ) {
             let mut cost = CostModel::default();
+            let corners = [(1, 0, 0), (1, 0, 1), (200, 0, 0), (200, 2000, 0), (200, 2000, 16)];
+            let seen = corners.into_iter().chain(seen).chain(corners);
             for (tokens, context, rows) in seen {
                 let load = Load::of(tokens, context, rows.min(tokens));
                 cost.learn(load, seconds(load));

@@ -153,6 +153,16 @@ impl Scheduler {
         &self.limits
     }
 
+    /// Names the clients that have requests, before they are [admitted](Self::admit) or run. Others are forgotten; one that
+    /// comes anew counts as served as little as those that are there.
+    pub fn set_clients(&mut self, clients: impl Iterator<Item = u64>) {
+        let present: BTreeMap<u64, Option<u64>> =
+            clients.map(|client| (client, self.served.get(&client).copied())).collect();
+        let least = present.values().flatten().min().copied().unwrap_or(0);
+        self.served =
+            present.into_iter().map(|(client, served)| (client, served.unwrap_or(least))).collect();
+    }
+
     /// Returns the requests to be admitted now, in order. `free` pages are not in use.
     pub fn admit(
         &mut self,
@@ -162,7 +172,6 @@ impl Scheduler {
         cost: &CostModel,
         now: Duration,
     ) -> Vec<u64> {
-        self.know_clients(waiting.iter().map(|w| w.client).chain(active.iter().map(|a| a.client)));
         let token = cost.of_prompt_token(0).unwrap_or(0.0);
         let promised: usize = active.iter().map(|a| a.promised).sum();
         let mut free = free.saturating_sub(promised);
@@ -199,7 +208,6 @@ impl Scheduler {
 
     /// Returns the next step. `free` pages are not in use.
     pub fn step(&mut self, active: &[Active], free: usize, cost: &CostModel) -> Plan {
-        self.know_clients(active.iter().map(|a| a.client));
         let mut plan = Plan::default();
         let promised: usize = active.iter().map(|a| a.promised).sum();
         let mut pages = Pages { free, unpromised: free.saturating_sub(promised) };
@@ -284,18 +292,6 @@ impl Scheduler {
         plan.run.push((text.id, tokens));
         plan.load = plan.load.plus(Load::of(tokens, text.context, rows));
         *self.served.entry(text.client).or_default() += tokens as u64;
-    }
-
-    /// Forgets clients without requests; one that comes anew has been served as little as those that are there.
-    fn know_clients(&mut self, clients: impl Iterator<Item = u64>) {
-        let mut present: BTreeMap<u64, Option<u64>> = BTreeMap::new();
-        for client in clients {
-            let served = self.served.get(&client).copied();
-            present.insert(client, served);
-        }
-        let least = present.values().flatten().min().copied().unwrap_or(0);
-        self.served =
-            present.into_iter().map(|(client, served)| (client, served.unwrap_or(least))).collect();
     }
 }
 

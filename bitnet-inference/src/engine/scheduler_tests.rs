@@ -86,6 +86,7 @@ fn simulate(arrivals: &[Arrival], limits: StepLimits, pages: usize) -> (Vec<Opti
                 arrival: arrival.clone(),
             });
         }
+        scheduler.set_clients(waiting.iter().chain(&active).map(|t| t.arrival.client));
         let views: Vec<Waiting> = waiting
             .iter()
             .map(|t| Waiting {

@@ -116,6 +116,9 @@ impl Worker {
             self.drop_cancelled();
             self.drop_late();
             self.deliver_held();
+            let waiting = self.waiting.iter().map(|pending| pending.request.client);
+            let live = self.live.values().map(|live| live.pending.request.client);
+            self.scheduler.set_clients(waiting.chain(live));
             self.admit();
             let plan = self.plan();
             if let Some(id) = plan.ended {

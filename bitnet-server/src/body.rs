@@ -1,0 +1,41 @@
+//! Bodies of requests: read whole before anything else happens, within a size and a time.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::error::ApiError;
+
+/// Bytes of a body, at most.
+pub(crate) const MAX: usize = 16 << 20;
+
+/// How long a client may take to send a body.
+const TIME: Duration = Duration::from_secs(60);
+
+/// Reads the body of a request.
+pub(crate) async fn read(request: Request, next: Next) -> Response {
+    let announced = request.headers().get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|len| len > MAX) {
+        return too_large();
+    }
+    let (parts, body) = request.into_parts();
+    match tokio::time::timeout(TIME, to_bytes(body, MAX)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Err(_)) => too_large(),
+        Err(_) => {
+            let message = "the body of the request did not arrive in time";
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, message).into_response()
+        }
+    }
+}
+
+fn too_large() -> Response {
+    let message =
+        format!("the body of a request may have {MAX} bytes at most, and must arrive whole");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).into_response()
+}

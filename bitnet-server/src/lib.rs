@@ -1,0 +1,150 @@
+//! Serves a model over HTTP with the API of OpenAI, for many clients at a time.
+//!
+//! ```no_run
+//! use std::net::TcpListener;
+//! use std::sync::Arc;
+//!
+//! use bitnet_inference::Model;
+//! use bitnet_inference::engine::{Engine, EngineConfig};
+//! use bitnet_server::{ServerConfig, serve};
+//!
+//! let engine = Engine::start(Arc::new(Model::embedded()?), EngineConfig::default())?;
+//! let listener = TcpListener::bind("127.0.0.1:8080")?;
+//! serve(engine, listener, ServerConfig::default(), || false)?; // until the closure returns true
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | route | what |
+//! |---|---|
+//! | `/v1/chat/completions`, `/v1/completions`, `/v1/models` | OpenAI's |
+//! | `/tokenize`, `/detokenize`, `/apply-template`, `/props` | llama-server's |
+//! | `/health`, `/health/live`, `/health/ready`, `/metrics` | for operators |
+#![forbid(unsafe_code)]
+
+mod access;
+mod body;
+mod error;
+mod metrics;
+mod native;
+mod openai;
+mod state;
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use bitnet_inference::engine::Engine;
+
+use crate::access::Keys;
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// How often the wish to stop is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Settings of a server.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// What clients call the model.
+    pub model_name: String,
+    /// API keys; none are needed if there are none.
+    pub api_keys: Vec<String>,
+    /// How long answers in progress may go on once the server shall end.
+    pub drain: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { model_name: "bitnet".into(), api_keys: Vec::new(), drain: Duration::from_secs(30) }
+    }
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// Requests that were cut off since they took longer than the drain.
+    pub cut_off: usize,
+}
+
+/// Serves until `should_stop` returns true, which is looked at twenty times a second; then takes no more requests and
+/// lets those in progress end, at most for the drain of `config`.
+///
+/// # Errors
+/// If the listener can't be used, or the system starts no runtime.
+pub fn serve(
+    engine: Engine,
+    listener: TcpListener,
+    config: ServerConfig,
+    should_stop: impl Fn() -> bool + Send + Sync + 'static,
+) -> std::io::Result<Served> {
+    listener.set_nonblocking(true)?;
+    let is_loopback = listener.local_addr()?.ip().is_loopback();
+    let keys = Keys::new(&config.api_keys);
+    let state = AppState::new(engine.clone(), config.model_name, keys, is_loopback);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let drain = config.drain;
+    let served = runtime.block_on(async move {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let stopped = async move {
+            while !should_stop() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        let closing = engine.clone();
+        let signal = async move {
+            stopped.await;
+            closing.close();
+            // The other end is gone only if the server has ended by itself.
+            let _ = tell.send(());
+        };
+        let server = axum::serve(listener, router(state)).with_graceful_shutdown(signal);
+        let mut server = std::pin::pin!(server.into_future());
+        tokio::select! {
+            result = &mut server => return result.map(|()| Served { cut_off: 0 }),
+            _ = told => {}
+        }
+        let start = Instant::now();
+        while engine.unfinished() > 0 && start.elapsed() < drain {
+            tokio::time::sleep(LOOK).await;
+        }
+        let cut_off = engine.unfinished();
+        // Connections that are kept open without a request need not be waited for.
+        let _ = tokio::time::timeout(Duration::from_millis(500), server).await;
+        Ok(Served { cut_off })
+    });
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    served
+}
+
+/// The routes.
+fn router(state: AppState) -> Router {
+    let api = Router::new()
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::completions))
+        .route("/v1/models", get(native::models))
+        .route("/v1/models/{*name}", get(native::model))
+        .route("/tokenize", post(native::tokenize))
+        .route("/detokenize", post(native::detokenize))
+        .route("/apply-template", post(native::apply_template))
+        .route("/props", get(native::props))
+        .route("/metrics", get(metrics::metrics))
+        .route_layer(from_fn_with_state(state.clone(), access::check_key));
+    Router::new()
+        .route("/health", get(native::ready))
+        .route("/health/ready", get(native::ready))
+        .route("/health/live", get(native::live))
+        .merge(api)
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "there is no such route"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this route has another method")
+        })
+        .layer(from_fn_with_state(state.clone(), access::check_host))
+        .layer(from_fn(body::read))
+        .layer(DefaultBodyLimit::max(body::MAX))
+        .with_state(state)
+}

@@ -1,0 +1,69 @@
+//! What all requests share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bitnet_inference::Model;
+use bitnet_inference::engine::Engine;
+
+use crate::access::Keys;
+
+/// What all requests share.
+#[derive(Debug, Clone)]
+pub(crate) struct AppState(Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
+    /// What clients call the model.
+    pub(crate) model_name: String,
+    pub(crate) keys: Keys,
+    /// Whether the server listens on the loopback interface alone.
+    pub(crate) is_loopback: bool,
+    /// When the server began, in seconds since 1970.
+    pub(crate) created: u64,
+    /// Begins the names of answers, so that two runs of a server give different ones.
+    run: u64,
+    answers: AtomicU64,
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl AppState {
+    pub(crate) fn new(engine: Engine, model_name: String, keys: Keys, is_loopback: bool) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(Arc::new(Shared {
+            engine,
+            model_name,
+            keys,
+            is_loopback,
+            created: since.as_secs(),
+            run: since.as_nanos() as u64,
+            answers: AtomicU64::new(0),
+        }))
+    }
+
+    pub(crate) fn model(&self) -> &Arc<Model> {
+        self.engine.model()
+    }
+
+    /// Returns a name for an answer.
+    pub(crate) fn answer_id(&self, prefix: &str) -> String {
+        let number = self.answers.fetch_add(1, Ordering::Relaxed);
+        format!("{prefix}-{:016x}{number:08x}", self.run)
+    }
+
+    /// Returns a seed for a request that names none.
+    pub(crate) fn seed(&self) -> u64 {
+        self.run
+            .wrapping_add(self.answers.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9))
+            & 0xffff_ffff
+    }
+}
