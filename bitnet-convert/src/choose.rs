@@ -33,9 +33,9 @@ enum Layers {
 /// The storage type of a matrix whose shape the common type does not support.
 const FALLBACK: Storage = Storage::Dense(DenseType::F16);
 
-/// Whether a tensor holds MLX's codes.
+/// Whether a tensor holds codes of MLX or ONNX Runtime, which are trits.
 fn is_affine(stored: &StoredBytes) -> bool {
-    stored.storage == StoredType::Safetensors(Dtype::U32)
+    matches!(stored.storage, StoredType::Safetensors(Dtype::U32) | StoredType::Onnx(_, Some(_)))
 }
 
 /// Whether a tensor holds trits.
@@ -144,7 +144,9 @@ impl<'a> Chooser<'a> {
             None if tensor.name.role == Role::DeltaConv && self.target == Target::Gguf => {
                 match stored.storage {
                     StoredType::Ggml(_) => self.as_stored(stored),
-                    StoredType::Safetensors(_) => Storage::Dense(DenseType::F32),
+                    StoredType::Safetensors(_) | StoredType::Onnx(..) => {
+                        Storage::Dense(DenseType::F32)
+                    }
                 }
             }
             None => self.as_stored(stored),

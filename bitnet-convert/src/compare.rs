@@ -193,7 +193,7 @@ fn special_tokens(meant: &SpecialIds, read: &SpecialIds) -> Option<String> {
 fn ids_of(files: &ModelFiles, text: &ModelText, rows: usize) -> Result<SpecialIds> {
     match files.container() {
         Container::Gguf(file) => Ok(SpecialIds::of_gguf(file.metadata(), rows)),
-        Container::HuggingFace { folder, config, .. } => {
+        Container::HuggingFace { folder, config, .. } | Container::Onnx { folder, config, .. } => {
             let settings = Settings::read(folder, config)?;
             let vocabulary: &dyn Lookup = match &text.tokenizer {
                 Some(tokenizer) => tokenizer,

@@ -252,7 +252,9 @@ fn rope_sections(
 ) -> Result<()> {
     let pairs = files.config().rope_dim / 2;
     let stated = match files.container() {
-        Container::HuggingFace { config, .. } => stated_sections(config),
+        Container::HuggingFace { config, .. } | Container::Onnx { config, .. } => {
+            stated_sections(config)
+        }
         Container::Gguf(_) => None,
     };
     let usual = [pairs.div_ceil(3), (pairs - pairs.div_ceil(3)).div_ceil(2), pairs / 3];

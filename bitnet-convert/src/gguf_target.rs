@@ -48,7 +48,7 @@ pub(crate) fn plan(
         Container::Gguf(file) => {
             copy_keys(&mut writer, file, &architecture)?;
         }
-        Container::HuggingFace { folder, config, .. } => {
+        Container::HuggingFace { folder, config, .. } | Container::Onnx { folder, config, .. } => {
             model_keys(&mut writer, files, &architecture, folder)?;
             rotation_keys(&mut writer, files)?;
             plan.remarks.extend(pooling_key(&mut writer, files, &architecture)?);
@@ -166,7 +166,7 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
     };
     let source = match files.container() {
         Container::Gguf(file) => Some(file.metadata().get_str("general.architecture")?),
-        Container::HuggingFace { .. } => None,
+        Container::HuggingFace { .. } | Container::Onnx { .. } => None,
     };
     match options.architecture.as_deref() {
         Some(requested) if known.contains(&requested) => Ok(requested.to_owned()),

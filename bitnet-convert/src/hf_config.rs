@@ -20,6 +20,7 @@ pub(crate) fn written_class(files: &ModelFiles) -> Option<&'static ModelClass> {
         Container::HuggingFace { class, config, .. } if text_part(config).is_none() => {
             ModelClass::named(class)
         }
+        Container::Onnx { class, .. } => ModelClass::named(class),
         _ => text,
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn plan(
     let is_part = target == Target::Mlx && files.config().recurrent.is_some();
     let keeps_names = match files.container() {
         Container::HuggingFace { config, .. } => text_part(config).is_none() && !is_part,
-        Container::Gguf(_) => false,
+        Container::Gguf(_) | Container::Onnx { .. } => false,
     };
     let layers = files.config().layers;
     if let RopeScaling::Factors(_) = files.config().rope_scaling {
@@ -121,7 +121,7 @@ fn index(plan: &Plan, planned: &[PlannedFile]) -> SideFile {
 
 fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec<SideFile>> {
     let (mut config, folder) = match files.container() {
-        Container::HuggingFace { folder, config, .. } => {
+        Container::HuggingFace { folder, config, .. } | Container::Onnx { folder, config, .. } => {
             let text = written_class(files).and_then(|class| text_alone(config, class));
             if text.is_some() {
                 plan.remarks.push(TEXT_ALONE.into());
@@ -239,7 +239,7 @@ fn quantization_config(
 ) -> Result<()> {
     let packing = match files.container() {
         Container::HuggingFace { packing, .. } => packing,
-        Container::Gguf(_) => None,
+        Container::Gguf(_) | Container::Onnx { .. } => None,
     };
     let Some(object) = config.as_object_mut() else { return Ok(()) };
     // Removes MLX's fields; they are written again where they apply.

@@ -167,11 +167,11 @@ impl Plan {
     }
 }
 
-/// How a folder holds norms; `None` for GGUF files.
+/// How a folder of safetensors holds norms; `None` for other files.
 fn norms_of(files: &ModelFiles) -> Option<NormForm> {
     match files.container() {
         Container::HuggingFace { norms, .. } => Some(norms),
-        Container::Gguf(_) => None,
+        Container::Gguf(_) | Container::Onnx { .. } => None,
     }
 }
 

@@ -8,7 +8,6 @@ use crate::partial::Record;
 use crate::plan::Plan;
 use crate::tensors::{Kind, ModelTensor};
 use bitnet_inference::ModelFiles;
-use bitnet_inference::loader::StoredType;
 
 /// The error of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,10 +69,7 @@ pub struct Report {
 /// Returns the name of a tensor's type in its file, if the tensor exists.
 pub(crate) fn stored_name(files: &ModelFiles, tensor: &ModelTensor) -> Option<String> {
     let stored = files.stored_bytes(&tensor.stem()).ok().flatten()?;
-    Some(match stored.storage {
-        StoredType::Ggml(ggml_type) => ggml_type.name().to_owned(),
-        StoredType::Safetensors(dtype) => dtype.name().to_owned(),
-    })
+    Some(stored.storage.name().to_owned())
 }
 
 /// Builds the report from the plan and the records.

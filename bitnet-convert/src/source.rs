@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bitnet_inference::ModelFiles;
+use bitnet_inference::loader::onnx_settings_folder;
 
 use crate::side_files::copied;
 use crate::{Error, Result};
@@ -48,8 +49,11 @@ impl SourceFiles {
     /// Records the files of a folder besides weights. Call this before opening the source, so that no change is missed.
     pub(crate) fn side_files(input: &Path) -> Self {
         let folder = match input.extension() {
-            _ if input.is_dir() => Some(input),
-            Some(extension) if extension == "safetensors" || extension == "json" => input.parent(),
+            _ if input.is_dir() => Some(input.to_owned()),
+            Some(extension) if extension == "safetensors" || extension == "json" => {
+                input.parent().map(Path::to_owned)
+            }
+            Some(extension) if extension == "onnx" => Some(onnx_settings_folder(input)),
             _ => None,
         };
         let mut paths = vec![input.to_owned()];

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bitnet_formats::names::{Part, Role, TensorName};
+use bitnet_formats::onnx::DataType;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{StoredType, storage_of};
@@ -121,6 +122,13 @@ pub(crate) fn same_storage(stored: StoredType) -> Option<Storage> {
             let dense = [DenseType::F32, DenseType::F16, DenseType::BF16].map(Storage::Dense);
             dense.into_iter().find(|storage| dtype_of(*storage) == Some(dtype))
         }
+        StoredType::Onnx(_, Some(_)) => None,
+        StoredType::Onnx(data_type, None) => match data_type {
+            DataType::FLOAT => Some(Storage::Dense(DenseType::F32)),
+            DataType::FLOAT16 => Some(Storage::Dense(DenseType::F16)),
+            DataType::BFLOAT16 => Some(Storage::Dense(DenseType::BF16)),
+            _ => None,
+        },
     }
 }
 

@@ -33,6 +33,7 @@ fn stored(written: &ModelFiles, part: &Part) -> std::result::Result<Region, Stri
             }
             Ok(found.data)
         }
+        Container::Onnx { .. } => Err("it is in an ONNX file, which is not written".into()),
     }
 }
 

@@ -46,7 +46,7 @@ fn cases() -> Vec<Case> {
                 ..LoadOptions::default()
             };
             let name = meta["case"].as_str().unwrap().to_owned();
-            let file = (meta["format"] == "gguf").then(|| meta["file"].as_str().unwrap());
+            let file = meta["file"].as_str();
             Case { name, path: file.map_or(folder.clone(), |file| folder.join(file)), load }
         })
         .collect();

@@ -1,4 +1,4 @@
-//! GGUF and safetensors containers, memory-mapped and validated.
+//! GGUF, safetensors and ONNX containers, memory-mapped and validated.
 //!
 //! This crate reads and writes *containers*: names, types and shapes of tensors, and their bytes without copying. The
 //! codecs of `bitnet-quant` decode the bytes; `bitnet-inference` knows what the tensors mean.
@@ -30,6 +30,7 @@
 //!
 //! * [`gguf`]: GGUF v2 and v3, single or split, and a writer of v3.
 //! * [`safetensors`]: one file, a sharded index or a model folder, and a writer.
+//! * [`onnx`]: the initializers and nodes of an ONNX file, with external data.
 //! * [`names`]: tensor names of Hugging Face checkpoints and of GGUF files, both ways.
 //! * [`sections`]: named byte arrays, the file format of the cache of prepared weights.
 //! * [`snapshot`]: snapshots of pool tensors in files.
@@ -39,10 +40,12 @@
 
 pub mod architecture;
 mod atomic;
+mod beside;
 pub mod error;
 pub mod gguf;
 pub mod mmap;
 pub mod names;
+pub mod onnx;
 pub mod safetensors;
 pub mod sections;
 pub mod snapshot;
@@ -52,6 +55,7 @@ pub use atomic::{Layout, sync_folder, write_new_file, write_whole_file};
 pub use error::{Error, Result};
 pub use gguf::GgufFile;
 pub use mmap::{MappedFile, Region};
+pub use onnx::OnnxModel;
 pub use safetensors::SafeTensors;
 pub use sniff::Format;
 

@@ -4,6 +4,7 @@ pub use crate::error::Choice;
 use crate::error::{Error, Result};
 use crate::name::Repository;
 use crate::no_model::{is_adapter, no_model};
+use crate::onnx;
 use crate::storage::{Role, mentions_draft_layer, stem_of};
 
 /// Files of a model folder beside its weights and `config.json`.
@@ -125,21 +126,16 @@ pub fn choose(repository: &Repository, files: &[Found], wanted: &Wanted<'_>) -> 
 fn whole_model(repository: &Repository, files: &[Found]) -> Result<Selection> {
     let safetensors = safetensors(files);
     if !safetensors.is_empty() {
-        let companion = |path: &str| {
-            path == "config.json"
-                || SIDE_FILES.contains(&path)
-                || path.starts_with("additional_chat_templates/") && path.ends_with(".jinja")
-        };
         let paths = files
             .iter()
             .map(|file| file.path.as_str())
-            .filter(|path| safetensors.contains(path) || companion(path))
+            .filter(|path| safetensors.contains(path) || is_companion(path))
             .map(str::to_owned)
             .collect();
         return Ok(Selection { paths, run: None });
     }
     match with_role(files, Role::Model).as_slice() {
-        [] => Err(no_model(repository, files)),
+        [] => onnx::model(files).ok_or_else(|| no_model(repository, files)),
         [only] => Ok(only.selection()),
         several => Err(Error::Choose {
             repository: repository.to_string(),
@@ -148,10 +144,20 @@ fn whole_model(repository: &Repository, files: &[Found]) -> Result<Selection> {
     }
 }
 
+/// Returns whether a file of a model folder belongs to its weights.
+pub(crate) fn is_companion(path: &str) -> bool {
+    path == "config.json"
+        || SIDE_FILES.contains(&path)
+        || path.starts_with("additional_chat_templates/") && path.ends_with(".jinja")
+}
+
 fn one_file(repository: &Repository, files: &[Found], name: &str) -> Result<Selection> {
     let models = ggufs(files);
     if let Some(model) = models.iter().find(|model| model.files.iter().any(|f| f.path == name)) {
         return Ok(model.selection());
+    }
+    if let Some(model) = onnx::named(files, name) {
+        return Ok(model);
     }
     if files.iter().any(|file| file.path == name) {
         return Ok(Selection { paths: vec![name.to_owned()], run: Some(name.to_owned()) });

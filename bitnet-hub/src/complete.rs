@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::choose::{Found, safetensors, split_name};
 use crate::error::{Error, Result};
+use crate::onnx;
 
 /// Maximum size of a shard index in bytes.
 const LONGEST_INDEX: u64 = 64 << 20;
@@ -20,7 +21,7 @@ pub(crate) struct Complete {
     pub(crate) files: Vec<Found>,
     /// The missing files of incomplete GGUF models.
     pub(crate) missing_gguf: Vec<String>,
-    /// The missing files of a partially downloaded safetensors model.
+    /// The missing files of a partially downloaded safetensors or ONNX model.
     pub(crate) missing_safetensors: Vec<String>,
 }
 
@@ -48,6 +49,13 @@ pub(crate) fn complete(snapshot: &Path, files: &[Found], folders: bool) -> Resul
             let all = here.iter().filter(|path| {
                 path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json")
             });
+            left_out.extend(all.map(|path| (*path).to_owned()));
+        }
+    } else if folders && here.iter().any(|path| path.ends_with(".onnx")) {
+        let has_gguf = here.iter().any(|path| path.ends_with(".gguf"));
+        missing_safetensors.extend(if has_gguf { Vec::new() } else { onnx::missing(files) });
+        if !missing_safetensors.is_empty() {
+            let all = here.iter().filter(|path| path.ends_with(".onnx"));
             left_out.extend(all.map(|path| (*path).to_owned()));
         }
     } else if folders && !here.iter().any(|path| path.ends_with(".gguf")) && !here.is_empty() {

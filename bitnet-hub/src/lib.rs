@@ -24,6 +24,7 @@ mod hub;
 mod link;
 mod name;
 mod no_model;
+mod onnx;
 pub mod recommend;
 mod settings;
 pub mod storage;

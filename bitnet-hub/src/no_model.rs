@@ -16,7 +16,8 @@ struct Kind {
 
 const ONNX: Kind = Kind {
     noun: "ONNX",
-    remedy: "use the GGUF or safetensors version of the model, usually a repository of its own",
+    remedy: "ternary weights are read from files called q2 or q2f16; else use the GGUF or safetensors version of the \
+             model, usually a repository of its own",
 };
 const PYTORCH: Kind = Kind {
     noun: "PyTorch",

@@ -121,7 +121,9 @@ fn candidates(repository: &Repository, files: &[Found]) -> Result<Vec<Candidate>
     }
     let without_gguf: Vec<Found> =
         files.iter().filter(|file| !file.path.ends_with(".gguf")).cloned().collect();
-    if let Ok(selection) = choose(repository, &without_gguf, &Wanted::Model) {
+    let folder = choose(repository, &without_gguf, &Wanted::Model);
+    // An ONNX file, which is a path to run, is selected where there is nothing else.
+    if let Some(selection) = folder.ok().filter(|folder| folder.run.is_none()) {
         let sizes = without_gguf.iter().filter(|file| selection.paths.contains(&file.path));
         let bytes =
             sizes.map(|file| file.bytes).try_fold(0_u64, |sum, size| sum.checked_add(size?));

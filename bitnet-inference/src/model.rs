@@ -16,7 +16,8 @@ use crate::chat::{ChatTemplate, TemplateError};
 use crate::generate::{GenerateOptions, Generated};
 use crate::loader::{
     Checkpoint, DraftSource, EmbeddingSettings, GgufCheckpoint, HfCheckpoint, LoadOptions,
-    ModelFacts, SettingsFault, SuggestedSampling, backend_by_name, build,
+    ModelFacts, OnnxCheckpoint, SettingsFault, SuggestedSampling, backend_by_name, build,
+    onnx_in_folder,
 };
 use crate::memory_stats::MemoryStats;
 use crate::models::{Decoder, LazyTopLogits, ModelConfig};
@@ -36,7 +37,7 @@ pub const EMBEDDED_NAME: &str = "stories.gguf (embedded)";
 pub enum ModelSource<'a> {
     /// The model that is part of the program.
     Embedded,
-    /// A GGUF file, a safetensors file or a Hugging Face folder.
+    /// A GGUF, safetensors or ONNX file, or a Hugging Face folder.
     Path(&'a Path),
 }
 
@@ -293,9 +294,19 @@ fn open_drafts(path: &Path, model: &ModelConfig, options: &LoadOptions) -> Resul
 pub(crate) fn open(source: ModelSource<'_>, options: &LoadOptions) -> Result<Box<dyn Checkpoint>> {
     let is_of_folder =
         |path: &Path| path.extension().is_some_and(|e| e == "safetensors" || e == "json");
+    let is_onnx = |path: &Path| path.extension().is_some_and(|e| e == "onnx");
     let file = match source {
         ModelSource::Embedded => GgufFile::from_static(EMBEDDED, EMBEDDED_NAME)?,
-        ModelSource::Path(path) if path.is_dir() || is_of_folder(path) => {
+        ModelSource::Path(path) if path.is_dir() => {
+            return Ok(match onnx_in_folder(path)? {
+                Some(file) => Box::new(OnnxCheckpoint::open(&file, options)?),
+                None => Box::new(HfCheckpoint::open(path, options)?),
+            });
+        }
+        ModelSource::Path(path) if is_onnx(path) => {
+            return Ok(Box::new(OnnxCheckpoint::open(path, options)?));
+        }
+        ModelSource::Path(path) if is_of_folder(path) => {
             return Ok(Box::new(HfCheckpoint::open(path, options)?));
         }
         ModelSource::Path(path) => GgufFile::open(path)?,

@@ -54,9 +54,9 @@ impl Case {
     }
 
     fn load(&self, backend: Arc<dyn Backend>) -> Model {
-        let path = match self.meta["format"].as_str().unwrap() {
-            "gguf" => self.folder.join(self.meta["file"].as_str().unwrap()),
-            _ => self.folder.clone(),
+        let path = match self.meta["file"].as_str() {
+            Some(file) => self.folder.join(file),
+            None => self.folder.clone(),
         };
         let layout =
             self.meta["i2s_layout"].as_str().map(|l| l.parse().unwrap()).unwrap_or_default();

@@ -84,6 +84,34 @@ pub enum Error {
         /// Column of the matrix.
         col: usize,
     },
+    /// A zero point is no code, or makes weights of its block three times the scale.
+    #[error(
+        "{format}: the zero point of row {row}, block {block} is {value}, with which its weights are not ternary; use a file of the model with ternary weights"
+    )]
+    BadZeroPoint {
+        /// The storage format.
+        format: &'static str,
+        /// Row of the matrix.
+        row: usize,
+        /// Block within the row.
+        block: usize,
+        /// The zero point.
+        value: f32,
+    },
+    /// Weights that need one scale have several.
+    #[error(
+        "{format}: row {row}, columns {start}..{end} have several scales, and a scale of fewer than 64 weights is not read; quantise the model again in blocks of 64 or more"
+    )]
+    BlockScales {
+        /// The storage format.
+        format: &'static str,
+        /// Row of the matrix.
+        row: usize,
+        /// First column of the weights that need one scale.
+        start: usize,
+        /// Column after them.
+        end: usize,
+    },
     /// A scale is NaN or infinite.
     #[error(
         "{format}: the scale of row {row}, block {block} is {value}; the file is damaged or has another layout"

@@ -9,6 +9,7 @@ use bitnet_quant::Error;
 use bitnet_quant::activations::absmax_int8;
 use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
 use bitnet_quant::codec::i2_s::{self, I2sLayout};
+use bitnet_quant::codec::matmul_nbits::{self, NbitsForm, NbitsTensors, ZeroPoints};
 use bitnet_quant::codec::{TernaryStorage, hf_packed, mlx, tl1, tl2};
 use bitnet_quant::weights::{absmean, detect_ternary};
 use std::path::Path;
@@ -171,6 +172,34 @@ fn mlx_tensors_mean_what_mlx_says() {
     };
     let refused = mlx::decode(&ordinary, PlainType::F16, 3, 256, 64, None);
     assert!(matches!(refused, Err(Error::NotSymmetric { row: 0, block: 0, .. })), "{refused:?}");
+}
+
+#[test]
+fn weights_of_matmul_nbits_are_those_that_onnxruntime_multiplies_by() {
+    let plain = ZeroPoints::Plain(PlainType::F32);
+    for (name, block, scale_type, zero_points) in [
+        ("absent", 64, PlainType::F32, ZeroPoints::Absent),
+        ("uniform", 128, PlainType::F16, ZeroPoints::Bits2),
+        ("blocks", 128, PlainType::F32, ZeroPoints::Bits2),
+        ("numbers", 64, PlainType::F32, plain),
+        ("wide", 32, PlainType::F32, ZeroPoints::Bits2),
+        ("ordinary", 128, PlainType::F32, ZeroPoints::Absent),
+    ] {
+        let file = |part: &str, cols: usize, kind: &str| {
+            format!("matmul_nbits/{name}.{block}.{part}.3x{cols}.{kind}")
+        };
+        let blocks = 512 / block;
+        let points = Some(zero_points).filter(|found| *found != ZeroPoints::Absent);
+        let tensors = NbitsTensors {
+            weight: bytes(&file("weight", 512, "u8")),
+            scales: bytes(&file("scales", blocks, "u8")),
+            zero_points: points.map(|_| bytes(&file("points", blocks, "u8"))),
+        };
+        let form = NbitsForm { rows: 3, cols: 512, block, scale_type, zero_points };
+        let matrix = matmul_nbits::decode(&tensors, form, None).unwrap();
+        assert!(matrix.doubled() > 0, "{name}: all four codes are there");
+        assert_eq!(values(&matrix), floats(&file("values", 512, "f32")), "{name}");
+    }
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess};
 
 use super::json::{Entries, JSON_BYTES, Object, Progress, TENSOR_LIMIT, Text};
 use super::{SafeTensors, Shard, ShardIndex, TensorView};
+use crate::beside::{self, Absent, stays_below};
 use crate::error::{self, Error, check_limit, shown, shown_path};
 use crate::mmap::MappedFile;
 
@@ -114,56 +115,17 @@ fn same(a: Option<&TensorView>, b: Option<&TensorView>) -> bool {
     }
 }
 
-/// Returns the path of a shard in the index's folder. Links are followed inside that folder and, in a Hugging Face
-/// cache, to the blobs of the same model (`models--ORG--NAME/snapshots/REVISION/FILE` → `models--ORG--NAME/blobs/HASH`)
-/// or of the whole cache (→ `blobs/HA/HASH` next to `models--ORG--NAME`, if models share contents).
+/// Returns the path of a shard in the index's folder.
 fn resolve(folder: &Path, shard: &str, index: &str) -> error::Result<PathBuf> {
-    let path = folder.join(shard);
-    let real = match path.canonicalize() {
-        Ok(real) => real,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::shard(index, shard, "it is missing; put it next to the index"));
-        }
-        Err(error) => return Err(Error::io(&shown_path(&path), "find the file", error)),
-    };
-    let home = folder
-        .canonicalize()
-        .map_err(|source| Error::io(&shown_path(folder), "find the folder", source))?;
-    let model = home
-        .parent()
-        .filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
-        .and_then(Path::parent);
-    let of_model = model.map(|model| model.join("blobs"));
-    let of_cache = model
-        .filter(|model| {
-            model.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"models--"))
-        })
-        .and_then(Path::parent)
-        .map(|cache| cache.join("blobs"));
-    let below = |blobs: &PathBuf| real.starts_with(blobs);
-    if real.starts_with(&home) || of_model.iter().chain(&of_cache).any(below) {
-        return Ok(real);
-    }
-    Err(Error::shard(
-        index,
-        shard,
-        "it is a link out of the model's folder; put the file itself next to the index",
-    ))
-}
-
-/// Returns whether a file name stays below its folder on every system: plain names separated by `/`.
-fn stays_below(name: &str) -> bool {
-    let is_plain = |part: &str| {
-        let mut components = Path::new(part).components();
-        let first = components.next();
-        matches!(first, Some(Component::Normal(only)) if only == part)
-            && components.next().is_none()
-            && part.len() <= 255
-    };
-    name.len() <= 1024
-        && !name.contains(['\\', ':'])
-        && !name.chars().any(char::is_control)
-        && name.split('/').all(is_plain)
+    beside::find(folder, shard).map_err(|absent| match absent {
+        Absent::Missing => Error::shard(index, shard, "it is missing; put it next to the index"),
+        Absent::Outside => Error::shard(
+            index,
+            shard,
+            "it is a link out of the model's folder; put the file itself next to the index",
+        ),
+        Absent::Io(path, error) => Error::io(&shown_path(&path), "find the file", error),
+    })
 }
 
 struct Builder<'i> {
@@ -239,37 +201,5 @@ impl<'de> Object<'de> for WeightMap<'_, '_> {
             .map_err(|error| builder.progress.fail(error))?;
         builder.progress.tensor = None;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_of_an_index_stay_below_its_folder() {
-        assert!(stays_below("model-00001-of-00002.safetensors"));
-        assert!(stays_below("weights/a/model.safetensors"));
-        for name in [
-            "",
-            ".",
-            "..",
-            "/etc/passwd",
-            "../x",
-            "a/../b",
-            "a/..",
-            "a/./b",
-            "a//b",
-            "/",
-            "a\\b",
-            "C:x",
-            "C:/x",
-            "a\0b",
-            "a/",
-            "./a",
-            "a\nb",
-        ] {
-            assert!(!stays_below(name), "{name:?}");
-        }
     }
 }

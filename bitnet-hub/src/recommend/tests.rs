@@ -211,10 +211,10 @@ fn a_repository_without_a_model_says_what_it_has() {
         (
             &[
                 ("config.json", 0),
-                ("onnx/model_q2f16.onnx", 1),
-                ("onnx/model_q2f16.onnx_data", 800),
+                ("onnx/model_q4f16.onnx", 1),
+                ("onnx/model_q4f16.onnx_data", 800),
             ],
-            &["onnx/model_q2f16.onnx (ONNX)", "GGUF or safetensors"],
+            &["onnx/model_q4f16.onnx (ONNX)", "q2f16", "GGUF or safetensors"],
         ),
         (
             &[("config.json", 0), ("pytorch_model.bin", 800)],

@@ -8,9 +8,11 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::gguf::GgmlType;
+use bitnet_formats::onnx::DataType;
 use bitnet_formats::safetensors::Dtype;
-use bitnet_formats::{GgufFile, MappedFile, Region, SafeTensors};
+use bitnet_formats::{GgufFile, MappedFile, OnnxModel, Region, SafeTensors};
 use bitnet_quant::codec::dense::DenseType;
+use bitnet_quant::codec::matmul_nbits;
 use serde_json::Value;
 
 use super::{Description, LoadOptions, NormForm};
@@ -64,6 +66,8 @@ pub enum StoredType {
     Ggml(GgmlType),
     /// A type of safetensors files.
     Safetensors(Dtype),
+    /// A type of ONNX files; of codes with the weights that share a scale.
+    Onnx(DataType, Option<usize>),
 }
 
 impl StoredType {
@@ -72,6 +76,8 @@ impl StoredType {
         match self {
             Self::Ggml(ggml_type) => ggml_type.name(),
             Self::Safetensors(dtype) => dtype.name(),
+            Self::Onnx(_, Some(_)) => matmul_nbits::FORMAT,
+            Self::Onnx(data_type, None) => data_type.name(),
         }
     }
 
@@ -80,6 +86,7 @@ impl StoredType {
         match self {
             Self::Ggml(ggml_type) => !ggml_type.is_ternary(),
             Self::Safetensors(dtype) => matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16),
+            Self::Onnx(_, block) => block.is_none(),
         }
     }
 }
@@ -133,6 +140,17 @@ pub enum Container<'a> {
         norms: NormForm,
         /// How its ternary layers are stored.
         packing: Option<HfPacking>,
+    },
+    /// An ONNX file with the settings of a Hugging Face folder.
+    Onnx {
+        /// The folder of the settings.
+        folder: &'a Path,
+        /// Its initializers and nodes.
+        model: &'a OnnxModel,
+        /// The `config.json`, which has been checked.
+        config: &'a Value,
+        /// The model's class, the first of `architectures`.
+        class: &'a str,
     },
 }
 

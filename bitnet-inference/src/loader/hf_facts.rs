@@ -1,10 +1,13 @@
 //! A Hugging Face folder's facts beside its weights: tokenizer, template, end tokens, facts and assumptions.
 
+use std::path::Path;
+
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_formats::safetensors::Dtype;
 
 use super::build::head_fact;
 use super::facts::{inputs_fact, rope_fact};
+use super::hf_config::HfConfig;
 use super::huggingface::HfCheckpoint;
 use super::json_object::{Object, side_file};
 use super::quantization::Quantization;
@@ -16,95 +19,121 @@ use crate::Result;
 use crate::chat::ModelTemplates;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
+/// What a container says of the facts beside the settings of its folder.
+pub(super) struct OwnFacts {
+    /// The model, as messages name it.
+    pub(super) file: String,
+    /// The container's name.
+    pub(super) container: String,
+    /// How the weights of linear layers are stored.
+    pub(super) weights: String,
+    /// Whether the inputs of linear layers are quantised by default.
+    pub(super) quantized_inputs: bool,
+    /// How they are treated instead, if the user says it.
+    pub(super) precision: Option<ActivationPrecision>,
+    /// What was assumed so far.
+    pub(super) assumptions: Vec<String>,
+}
+
+/// Describes a model with the settings of a Hugging Face folder: tokenizer, template, end tokens, facts and assumptions.
+pub(super) fn describe(
+    checkpoint: &dyn Checkpoint,
+    folder: &Path,
+    config: &HfConfig,
+    own: OwnFacts,
+    options: &LoadOptions,
+) -> Result<Description> {
+    let mut assumptions = own.assumptions;
+    let path = folder.join("tokenizer.json");
+    let mut tokenizer = if path.exists() { Some(Tokenizer::from_json_file(&path)?) } else { None };
+    let tokenizer_config = side_file(folder, "tokenizer_config.json")?;
+    let generation = side_file(folder, "generation_config.json")?;
+    if let Some(tokenizer) = &mut tokenizer {
+        tokenizer.set_embedding_rows(config.model.vocab_size);
+        match &tokenizer_config {
+            Some(config) => {
+                let map = side_file(folder, "special_tokens_map.json")?;
+                let known = |text: &str| tokenizer.id_of(text).is_some();
+                let special = SpecialTokens::from_settings(config, map.as_ref(), known);
+                tokenizer.set_special_tokens(special);
+            }
+            None => assumptions.push(
+                "there is no tokenizer_config.json: the tokens that begin and end a text follow from tokenizer.json"
+                    .into(),
+            ),
+        }
+    }
+    let templates = ModelTemplates::in_folder(folder, tokenizer_config.as_ref());
+    let named_templates = templates.named_sources();
+    let (template, template_fact) = templates.select(options.chat_template.as_ref());
+    let mut end_tokens = config.eos.clone();
+    let mut defaults = SuggestedSampling::default();
+    if let Some(value) = &generation {
+        let o = Object { file: "generation_config.json", value };
+        end_tokens.extend(o.token_ids("eos_token_id")?);
+        if o.opt_bool("do_sample")? == Some(true) {
+            defaults = SuggestedSampling {
+                temperature: o.opt_f32("temperature")?,
+                top_k: o.opt_usize("top_k")?,
+                top_p: o.opt_f32("top_p")?,
+            };
+        }
+    }
+    // With generation_config.json, transformers takes end tokens
+    // from it alone; the class default counts only without it.
+    let in_range = |token: &u32| (*token as usize) < config.model.vocab_size;
+    if let (None, Some(token)) = (&generation, config.default_eos.filter(in_range)) {
+        assumptions.push(format!(
+            "config.json has no eos_token_id: {token}, the default of {}",
+            config.class
+        ));
+        end_tokens.push(token);
+    }
+    if let Some(tokenizer) = &tokenizer {
+        end_tokens.extend_from_slice(tokenizer.end_of_generation_ids());
+        assumptions.extend(tokenizer.assumptions().iter().cloned());
+    }
+    assumptions.extend(side_files::assumptions(folder, tokenizer.as_ref())?);
+    let embedding = embedding::of_folder(folder, config.model.hidden);
+    let inputs = match own.quantized_inputs {
+        true => ActivationPrecision::Int8,
+        false => ActivationPrecision::Float,
+    };
+    let facts = ModelFacts {
+        file: own.file,
+        container: own.container,
+        name: folder.file_name().map(|n| n.to_string_lossy().into_owned()),
+        architecture: config.class.clone(),
+        activation: format!("{} (config.json)", config.model.activation),
+        weights: own.weights,
+        inputs: inputs_fact(own.precision, inputs),
+        rope: rope_fact(config.model.rope_order),
+        head: head_fact(checkpoint)?,
+        pooling: EmbeddingSettings::fact(&embedding),
+        tokenizer: if tokenizer.is_some() { "tokenizer.json" } else { "none in the folder" }.into(),
+        template: template_fact,
+        rows_beyond_tokenizer: tokenizer.as_ref().map_or(0, Tokenizer::rows_beyond),
+        assumptions,
+        unused_tensors: tensor_use::unused(checkpoint),
+    };
+    Ok(Description { facts, tokenizer, template, named_templates, end_tokens, defaults, embedding })
+}
+
 impl HfCheckpoint {
     pub(super) fn description(&self, options: &LoadOptions) -> Result<Description> {
         let mut assumptions = self.config.assumptions.clone();
         assumptions.extend(self.head_assumption.clone());
         assumptions.extend(self.norms_assumption());
         assumptions.extend(self.absent_assumption());
-        let path = self.folder.join("tokenizer.json");
-        let mut tokenizer =
-            if path.exists() { Some(Tokenizer::from_json_file(&path)?) } else { None };
-        let tokenizer_config = side_file(&self.folder, "tokenizer_config.json")?;
-        let generation = side_file(&self.folder, "generation_config.json")?;
-        if let Some(tokenizer) = &mut tokenizer {
-            tokenizer.set_embedding_rows(self.config.model.vocab_size);
-            match &tokenizer_config {
-                Some(config) => {
-                    let map = side_file(&self.folder, "special_tokens_map.json")?;
-                    let known = |text: &str| tokenizer.id_of(text).is_some();
-                    let special = SpecialTokens::from_settings(config, map.as_ref(), known);
-                    tokenizer.set_special_tokens(special);
-                }
-                None => assumptions.push(
-                    "there is no tokenizer_config.json: the tokens that begin and end a text follow from tokenizer.json"
-                        .into(),
-                ),
-            }
-        }
-        let templates = ModelTemplates::in_folder(&self.folder, tokenizer_config.as_ref());
-        let named_templates = templates.named_sources();
-        let (template, template_fact) = templates.select(options.chat_template.as_ref());
-        let mut end_tokens = self.config.eos.clone();
-        let mut defaults = SuggestedSampling::default();
-        if let Some(value) = &generation {
-            let o = Object { file: "generation_config.json", value };
-            end_tokens.extend(o.token_ids("eos_token_id")?);
-            if o.opt_bool("do_sample")? == Some(true) {
-                defaults = SuggestedSampling {
-                    temperature: o.opt_f32("temperature")?,
-                    top_k: o.opt_usize("top_k")?,
-                    top_p: o.opt_f32("top_p")?,
-                };
-            }
-        }
-        // With generation_config.json, transformers takes end tokens
-        // from it alone; the class default counts only without it.
-        let in_range = |token: &u32| (*token as usize) < self.config.model.vocab_size;
-        if let (None, Some(token)) = (&generation, self.config.default_eos.filter(in_range)) {
-            assumptions.push(format!(
-                "config.json has no eos_token_id: {token}, the default of {}",
-                self.config.class
-            ));
-            end_tokens.push(token);
-        }
-        if let Some(tokenizer) = &tokenizer {
-            end_tokens.extend_from_slice(tokenizer.end_of_generation_ids());
-            assumptions.extend(tokenizer.assumptions().iter().cloned());
-        }
-        assumptions.extend(side_files::assumptions(&self.folder, tokenizer.as_ref())?);
-        let embedding = embedding::of_folder(&self.folder, self.config.model.hidden);
-        let facts = ModelFacts {
+        let own = OwnFacts {
             file: self.folder.display().to_string(),
             container: "safetensors (Hugging Face folder)".into(),
-            name: self.folder.file_name().map(|n| n.to_string_lossy().into_owned()),
-            architecture: self.config.class.clone(),
-            activation: self.activation_fact(),
             weights: self.weights_fact(),
-            inputs: self.inputs_fact(),
-            rope: rope_fact(self.config.model.rope_order),
-            head: head_fact(self)?,
-            pooling: EmbeddingSettings::fact(&embedding),
-            tokenizer: if tokenizer.is_some() { "tokenizer.json" } else { "none in the folder" }
-                .into(),
-            template: template_fact,
-            rows_beyond_tokenizer: tokenizer.as_ref().map_or(0, Tokenizer::rows_beyond),
+            quantized_inputs: self.has_quantized_inputs(),
+            precision: self.precision,
             assumptions,
-            unused_tensors: tensor_use::unused(self),
         };
-        Ok(Description {
-            facts,
-            tokenizer,
-            template,
-            named_templates,
-            end_tokens,
-            defaults,
-            embedding,
-        })
-    }
-
-    fn activation_fact(&self) -> String {
-        format!("{} (config.json)", self.config.model.activation)
+        describe(self, &self.folder, &self.config, own, options)
     }
 
     /// The assumption that norms before projections are applied though the settings do not announce them.
@@ -170,13 +199,9 @@ impl HfCheckpoint {
         stored.map(|(_, fact)| fact).collect()
     }
 
-    fn inputs_fact(&self) -> String {
-        let own = match self.config.quantization {
-            Quantization::BitNet { .. } => ActivationPrecision::Int8,
-            _ if self.config.model.architecture.table().native_ternary => ActivationPrecision::Int8,
-            _ => ActivationPrecision::Float,
-        };
-        inputs_fact(self.precision, own)
+    fn has_quantized_inputs(&self) -> bool {
+        matches!(self.config.quantization, Quantization::BitNet { .. })
+            || self.config.model.architecture.table().native_ternary
     }
 }
 

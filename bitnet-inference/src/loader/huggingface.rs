@@ -213,7 +213,7 @@ fn same_bytes(a: &TensorView, b: &TensorView) -> bool {
 }
 
 /// Whether two matrices hold the same numbers.
-fn same_numbers(a: &dyn DenseRows, b: &dyn DenseRows) -> Result<bool> {
+pub(super) fn same_numbers(a: &dyn DenseRows, b: &dyn DenseRows) -> Result<bool> {
     let (mut left, mut right) = (vec![0.0; a.cols()], vec![0.0; b.cols()]);
     let mut same = (a.rows(), a.cols()) == (b.rows(), b.cols());
     for row in 0..a.rows() {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bitnet_formats::onnx::Initializer;
+
 use crate::Result;
 use crate::loader::{Container, LoadOptions, MemoryNeed, ModelFacts};
 use crate::model::{ModelSource, open};
@@ -63,6 +65,15 @@ impl Inspection {
                     bytes: t.data.len() as u64,
                 })
                 .collect(),
+            Container::Onnx { model, .. } => {
+                let summary = |t: &Initializer| TensorSummary {
+                    name: t.name.clone(),
+                    storage: t.data_type.name().into(),
+                    shape: t.shape.iter().map(|&d| d as u64).collect(),
+                    bytes: model.data(t).map_or(0, |data| data.len() as u64),
+                };
+                model.initializers().iter().map(summary).collect()
+            }
         };
         Ok(Self { config, facts, tensors, memory })
     }

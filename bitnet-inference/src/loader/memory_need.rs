@@ -131,7 +131,7 @@ fn is_fine(group: Group) -> bool {
 fn are_masters(checkpoint: &dyn Checkpoint) -> bool {
     let packing = match checkpoint.container() {
         Container::HuggingFace { packing, .. } => packing,
-        Container::Gguf(_) => None,
+        Container::Gguf(_) | Container::Onnx { .. } => None,
     };
     packing.is_some()
 }
@@ -144,7 +144,8 @@ fn group(storage: StoredType, are_masters: bool) -> Option<Group> {
         StoredType::Ggml(found) if found.is_ternary() => Some(Group::Of(found.block().0 as usize)),
         StoredType::Safetensors(_) if are_masters => Some(Group::Matrix),
         StoredType::Safetensors(_) if !storage.is_plain() => Some(Group::Of(FOLDER_GROUP)),
-        StoredType::Ggml(_) | StoredType::Safetensors(_) => None,
+        StoredType::Onnx(_, Some(block)) => Some(Group::Of(block)),
+        StoredType::Ggml(_) | StoredType::Safetensors(_) | StoredType::Onnx(_, None) => None,
     }
 }
 

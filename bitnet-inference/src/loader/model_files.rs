@@ -42,7 +42,7 @@ pub struct ModelText {
 }
 
 impl ModelFiles {
-    /// Opens a GGUF file, a safetensors file or a Hugging Face folder, and checks its header.
+    /// Opens a GGUF, safetensors or ONNX file, or a Hugging Face folder, and checks its header.
     ///
     /// # Errors
     /// As loading the model, except for what is wrong with the weights.

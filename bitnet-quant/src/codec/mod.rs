@@ -10,6 +10,7 @@ pub mod i2_s;
 pub mod iq1_bn;
 pub mod iq2_bn;
 pub mod iq2_bn_r4;
+pub mod matmul_nbits;
 pub mod mlx;
 mod plain;
 mod planes;
