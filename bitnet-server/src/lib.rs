@@ -18,8 +18,13 @@
 //! |---|---|
 //! | `/v1/chat/completions`, `/v1/completions`, `/v1/models` | OpenAI's |
 //! | `/tokenize`, `/detokenize`, `/apply-template`, `/props` | llama-server's |
+//! | `/` | a page to chat with the model |
 //! | `/health`, `/health/live`, `/health/ready`, `/metrics` | for operators |
 #![forbid(unsafe_code)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod access;
 mod body;
@@ -27,6 +32,7 @@ mod error;
 mod metrics;
 mod native;
 mod openai;
+mod page;
 mod state;
 
 use std::net::TcpListener;
@@ -135,6 +141,7 @@ fn router(state: AppState) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route_layer(from_fn_with_state(state.clone(), access::check_key));
     Router::new()
+        .route("/", get(page::page))
         .route("/health", get(native::ready))
         .route("/health/ready", get(native::ready))
         .route("/health/live", get(native::live))

@@ -1,4 +1,5 @@
 //! The server over TCP, as clients see it: the embedded model's texts, streams, errors, keys.
+#![allow(clippy::unwrap_used, reason = "a test fails with what it did not expect")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -336,6 +337,10 @@ fn operators_and_tools_find_what_they_read() {
     assert_eq!(get(&server, "/health/live").status, 200);
     assert_eq!(get(&server, "/v1/models").json()["data"][0]["id"], "stories");
     assert_eq!(get(&server, "/v1/models/stories").json()["object"], "model");
+    let page = get(&server, "/");
+    assert!(page.head.contains("content-type: text/html") && page.body.ends_with("</html>\n"));
+    let head = page.head.to_ascii_lowercase();
+    assert!(head.contains("content-security-policy: default-src 'none'; script-src 'sha256-"));
     let props = get(&server, "/props").json();
     assert_eq!(props["default_generation_settings"]["n_ctx"], server.engine.context());
     assert!(props["chat_template"].is_null());

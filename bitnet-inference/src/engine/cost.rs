@@ -108,9 +108,8 @@ fn solve(products: [[f64; N]; N], sums: [f64; N]) -> Option<[f64; N]> {
     for column in 0..N {
         for row in column + 1..N {
             let factor = a[row][column] / a[column][column];
-            for k in column..N {
-                a[row][k] -= factor * a[column][k];
-            }
+            let pivot = a[column];
+            a[row].iter_mut().zip(pivot).for_each(|(value, pivot)| *value -= factor * pivot);
             b[row] -= factor * b[column];
         }
     }

@@ -40,6 +40,7 @@
 //! ```
 
 pub mod cost;
+mod live;
 mod logprobs;
 mod memory;
 mod prefix;
@@ -58,13 +59,14 @@ use std::time::{Duration, Instant};
 use bitnet_core::kv::KV_PAGE;
 use tokio::sync::mpsc::channel;
 
+use self::live::Pending;
 pub use self::request::{EngineError, Event, Logprobs, Request, TokenLogprob, Usage};
 pub use self::response::{Answer, AnswerText, Response};
 pub use self::scheduler::Priority;
 use self::scheduler::StepLimits;
 use self::sequence::MAX_CHOICES;
 pub use self::stats::{EngineStats, STEP_BOUNDS};
-use self::worker::{Pending, Worker};
+use self::worker::Worker;
 use crate::sampler::Sampler;
 use crate::{InferenceError, Model, Result};
 

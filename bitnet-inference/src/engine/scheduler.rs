@@ -4,7 +4,7 @@
 //! * Texts that are being written run in every step, one token each.
 //! * Prompts fill what is left of the step's time, in multiples of eight tokens (the kernels' tile).
 //! * Between clients the one that was served the fewest tokens comes first; within a client and between its priorities
-//!   the one with the lowest [rank](rank), which waiting lowers, so that none starves.
+//!   the one with the lowest rank, which waiting lowers, so that none starves.
 //! * A text is admitted once the pages that it is expected to need are free, so that texts that were admitted do not run
 //!   out of memory halfway. One that writes more than was expected waits for a page, and keeps those that it has.
 

@@ -101,7 +101,7 @@ fn read(
         }
         // The logits after a token score the one that follows it.
         let following = &part.sequence.tokens[start + 1..];
-        for (row, &next) in logits.of(index).map_err(crate::InferenceError::from)?.zip(following) {
+        for (row, &next) in logits.of(index)?.zip(following) {
             outcome.prompt_logprobs.push(Some(logprobs(row, next, count)));
         }
     }

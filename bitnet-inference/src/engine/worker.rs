@@ -5,20 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitnet_core::kv::KvCache;
-use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::cost::CostModel;
+use super::live::{Live, Pending};
 use super::memory::{Pages, make_room, pages_of_state};
 use super::prefix::PrefixCache;
-use super::request::{EngineError, Event, Request, Usage};
+use super::request::{EngineError, Request, Usage};
 use super::scheduler::{Active, Plan, Scheduler, Waiting};
 use super::sequence::{Sequence, expected_pages, request_of, sequence_id};
 use super::step::{self, Outcome, Part, SCORED_ROWS, unwind};
 use super::{EngineConfig, Shared};
 use crate::Model;
-use crate::generate::{FinishReason, TextWriter};
-use crate::sampler::Sampler;
+use crate::generate::TextWriter;
 use crate::session::Session;
 
 /// How long the thread sleeps while all readers are behind.
@@ -29,43 +27,6 @@ const CANDIDATES: usize = 64;
 
 /// A common beginning of so many tokens is worth waiting for while another request reads it.
 const WORTH_WAITING: usize = 32;
-
-/// A request that was taken.
-#[derive(Debug)]
-pub(super) struct Pending {
-    id: u64,
-    request: Request,
-    sampler: Sampler,
-    events: Sender<Result<Event, EngineError>>,
-    arrived: Duration,
-}
-
-impl Pending {
-    pub(super) fn new(
-        id: u64,
-        request: Request,
-        sampler: Sampler,
-        events: Sender<Result<Event, EngineError>>,
-        arrived: Duration,
-    ) -> Self {
-        Self { id, request, sampler, events, arrived }
-    }
-}
-
-/// A request that was admitted.
-#[derive(Debug)]
-struct Live {
-    pending: Pending,
-    sequences: Vec<Sequence>,
-    /// Events that the reader has not had room for.
-    held: VecDeque<Event>,
-    held_since: Option<Instant>,
-    usage: Usage,
-    first_step: Instant,
-    first_token: Option<Instant>,
-    /// Whether the reader was told that all texts ended.
-    is_told: bool,
-}
 
 /// How a request ends.
 enum End {
@@ -545,140 +506,6 @@ impl Worker {
         if let End::Failed(error) = end {
             // A reader that is behind has no room for the error: it finds the stream ended.
             let _ = live.pending.events.try_send(Err(error));
-        }
-    }
-}
-
-impl Live {
-    /// Whether its prompt is being read.
-    fn is_reading(&self) -> bool {
-        self.first_token.is_none()
-    }
-
-    fn is_done(&self) -> bool {
-        self.sequences.iter().all(|sequence| sequence.is_done)
-    }
-
-    /// Sends an event, or holds it if the reader has no room.
-    fn tell(&mut self, event: Event) {
-        self.held.push_back(event);
-        self.deliver();
-    }
-
-    fn deliver(&mut self) {
-        while let Some(event) = self.held.pop_front() {
-            match self.pending.events.try_send(Ok(event)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(Ok(event))) => {
-                    self.held.push_front(event);
-                    self.held_since.get_or_insert_with(Instant::now);
-                    return;
-                }
-                // Nobody reads any more; the next step finds that out.
-                Err(_) => self.held.clear(),
-            }
-        }
-        self.held_since = None;
-    }
-
-    fn tell_prompt(&mut self, logprobs: Vec<Option<super::Logprobs>>) {
-        let done = self.sequences.first().map_or(0, |first| first.session.tokens().len());
-        let (cached, total) = (self.usage.cached_tokens, self.usage.prompt_tokens);
-        self.tell(Event::Prompt { done: done.min(total), cached, total, logprobs });
-    }
-
-    /// Begins the other texts of a request whose prompt was read.
-    fn fork_prompt(
-        &mut self,
-        end_tokens: Arc<std::collections::BTreeSet<u32>>,
-    ) -> crate::Result<()> {
-        self.first_token = Some(Instant::now());
-        self.usage.prompt_time = self.first_step.elapsed();
-        let request = &self.pending.request;
-        for choice in 1..request.choices {
-            let Some(first) = self.sequences.first() else { return Ok(()) };
-            let mut sampler = request.options.sampler.clone();
-            sampler.seed = sampler.seed.wrapping_add(choice as u64);
-            let session = first.session.fork();
-            let Some(tokenizer) = session.tokenizer.clone() else { return Ok(()) };
-            self.sequences.push(Sequence {
-                choice,
-                sampler: Sampler::new(sampler, session.decoder.config.vocab_size)?,
-                session,
-                tokens: first.tokens.clone(),
-                writer: TextWriter::new(tokenizer, &end_tokens, &request.options),
-                expected_pages: first.expected_pages,
-                is_done: false,
-            });
-        }
-        Ok(())
-    }
-
-    /// Chooses the first token of a text that was forked after the prompt; none if none may be written.
-    fn choose_first(
-        &mut self,
-        index: usize,
-    ) -> crate::Result<(Option<u32>, Option<super::Logprobs>)> {
-        let count = self.pending.request.logprobs;
-        let sequence = &mut self.sequences[index];
-        if sequence.writer.is_full() {
-            return Ok((None, None));
-        }
-        step::choose_alone(&sequence.session, &mut sequence.sampler, count)
-            .map(|(token, logprobs)| (Some(token), logprobs))
-    }
-
-    /// Writes the token that was chosen for a text; `None` if none may be written. Returns how many tokens were written.
-    fn write(
-        &mut self,
-        index: usize,
-        token: Option<u32>,
-        logprobs: Option<super::Logprobs>,
-    ) -> crate::Result<u64> {
-        let sequence = &mut self.sequences[index];
-        let choice = sequence.choice;
-        let (written, mut finish) = match token {
-            None => (sequence.writer.held(), Some(FinishReason::Length)),
-            Some(token) => sequence.writer.take(token)?,
-        };
-        let mut count = 0;
-        if let Some(id) = written.as_ref().and_then(|written| written.id) {
-            sequence.tokens.push(id);
-            self.usage.written_tokens += 1;
-            count = 1;
-            let is_full = sequence.session.tokens().len() == sequence.session.capacity();
-            if finish.is_none() && is_full {
-                finish = Some(FinishReason::ContextFull);
-            }
-        }
-        let held = match finish {
-            Some(FinishReason::ContextFull) => sequence.writer.held(),
-            _ => None,
-        };
-        sequence.is_done = finish.is_some();
-        if let Some(written) = written {
-            let logprobs = logprobs.filter(|_| written.id.is_some());
-            let (id, text) = (written.id, written.text);
-            self.tell(Event::Token { choice, id, text, logprobs });
-        }
-        if let Some(held) = held {
-            self.tell(Event::Token { choice, id: None, text: held.text, logprobs: None });
-        }
-        if let Some(finish) = finish {
-            self.tell(Event::End { choice, finish });
-        }
-        Ok(count)
-    }
-
-    /// Tells the reader that all texts have ended, once.
-    fn finish(&mut self) {
-        if let Some(first_token) = self.first_token {
-            self.usage.write_time = first_token.elapsed();
-        }
-        let usage = self.usage;
-        if !self.is_told {
-            self.is_told = true;
-            self.tell(Event::Done(usage));
         }
     }
 }

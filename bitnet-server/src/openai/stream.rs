@@ -103,11 +103,11 @@ impl Stream {
     fn take(&mut self, request: usize, event: Event) {
         let index = |choice: usize| request * self.context.parameters.choices + choice;
         match event {
-            Event::Prompt { done, cached, total, .. } => {
-                if self.context.parameters.return_progress {
-                    let progress = json!({"total": total, "cache": cached, "processed": done});
-                    self.send(Vec::new(), &[("prompt_progress", progress)]);
-                }
+            Event::Prompt { done, cached, total, .. }
+                if self.context.parameters.return_progress =>
+            {
+                let progress = json!({"total": total, "cache": cached, "processed": done});
+                self.send(Vec::new(), &[("prompt_progress", progress)]);
             }
             Event::Token { choice, text, logprobs, id } => {
                 let index = index(choice);

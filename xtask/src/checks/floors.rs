@@ -16,6 +16,7 @@ const FLOORS: &[(&str, Option<u8>)] = &[
     ("bitnet-inference", Some(3)),
     ("bitnet-training", Some(3)),
     ("bitnet-convert", Some(4)),
+    ("bitnet-server", Some(4)),
     ("bitnet-cli", Some(5)),
     ("bitnet-benchmarks", Some(5)),
     ("xtask", None),

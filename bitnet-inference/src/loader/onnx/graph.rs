@@ -202,8 +202,8 @@ impl Graph<'_> {
             "SimplifiedLayerNormalization"
             | "SkipSimplifiedLayerNormalization"
             | "RMSNormalization" => {
-                let weights = node.inputs.iter().filter_map(|name| self.model.find(name));
-                let weight = weights.filter(|found| found.shape.len() == 1).next();
+                let mut weights = node.inputs.iter().filter_map(|name| self.model.find(name));
+                let weight = weights.find(|found| found.shape.len() == 1);
                 match weight.filter(|found| !self.is_used(&found.name)) {
                     Some(weight) => self.add_numbers(weight, &node.name),
                     None => Ok(()),
