@@ -106,8 +106,7 @@ class Session:
         violations = self.page.evaluate("violations")
         self.context.close()
         if self.server:
-            self.server.shutdown()
-            self.server.server_close()
+            self.server.stop()
         # The browser itself reports failed requests on its console.
         errors = [error for error in self.errors if not error.startswith("Failed to load resource")]
         assert violations == [], f"violations of the policy: {violations}"
@@ -197,15 +196,15 @@ def reload_keeps_history(browser):
     s.page.reload()
     s.ready()
     assert s.page.locator("#list li").count() == 2
-    assert s.text("#title") == "Second question"
+    assert s.page.locator("#title").input_value() == "Second question"
     s.page.locator("#list .open", has_text="First question").click()
     assert s.answer().locator(".body").text_content() == text
     # A reload in mid-answer keeps what has arrived.
     s.send("Third #slow")
-    until(lambda: len(s.answer().locator(".body").text_content()) > 30, "text has arrived")
+    until(lambda: len(s.answer().locator(".body").text_content()) > 250, "text has arrived")
     s.page.reload()
     s.ready()
-    assert len(s.answer().locator(".body").text_content()) > 10
+    assert len(s.answer().locator(".body").text_content()) > 100
     assert "Stopped" in s.answer().locator(".foot").text_content()
     s.close()
 
@@ -246,14 +245,15 @@ def conversations_are_renamed_and_deleted(browser):
     row = s.page.locator("#list li").first
     row.hover()
     row.get_by_role("button", name="Rename").click()
-    s.page.get_by_label("Name of the conversation").fill("My chat")
+    s.page.keyboard.type("My chat")
     s.page.keyboard.press("Enter")
-    assert s.text("#title") == "My chat"
+    assert row.text_content() == "My chat"
+    assert s.page.locator("#title").input_value() == "My chat"
     row.hover()
     row.get_by_role("button", name="Delete").click()
     assert s.page.locator("#list li").count() == 0
     s.page.get_by_role("button", name="Undo").click()
-    assert s.text("#title") == "My chat"
+    assert s.page.locator("#title").input_value() == "My chat"
     s.page.locator("#list li").first.hover()
     s.page.locator("#list li").first.get_by_role("button", name="Delete").click()
     time.sleep(0.6)
@@ -297,7 +297,7 @@ def export_and_import_keep_everything(browser):
         other.page.locator("#list .open", has_text="Compare").click()
         assert other.answer().locator("table").count() == 1
         other.page.locator("#file").set_input_files(path)
-        expect(other.page.locator("#toast")).to_contain_text("2 were here already")
+        expect(other.page.locator("#toast")).to_contain_text("Imported 0 conversations of 2.")
         other.close()
     assert data["format"] == "bitnet-conversations" and len(data["conversations"]) == 2
     s.close()
@@ -354,11 +354,11 @@ def keyboard_alone_is_enough(browser):
     s.done()
     assert s.state.requests[-1]["messages"][0]["content"] == "First line\nsecond line #slow"
     order = []
-    for _ in range(14):
+    for _ in range(18):
         keys.press("Shift+Tab")
         order.append(focused())
         outline = s.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        assert outline != "none" or order[-1] in ("scroll", ""), f"{order[-1]} has no visible focus"
+        assert outline != "none" or s.page.evaluate("document.activeElement === document.body"), f"{order[-1]} has no visible focus"
     for name in ("Continue", "Regenerate", "Copy", "tune", "theme", "menu", "fresh"):
         assert name in order, (name, order)
     # Edit the question, cancel with Esc: the focus returns to the button.
@@ -404,13 +404,13 @@ def hostile_text_runs_nothing(browser):
         s.ready()
         # Names of conversations and imported files come from outside too.
         hostile = {"format": "bitnet-conversations", "version": 1, "conversations": [
-            {"id": text, "title": text, "updated": 9e15, "messages": [{"role": text, "content": text, "reasoning": text, "stats": {"tokens": text}}], "spans": [[0, 9, 1]], "__proto__": {"gone": True}}
-            for text in HOSTILE]}
+            {"id": f"x{at}", "title": text, "updated": 9e15, "messages": [{"role": text, "content": text, "reasoning": text, "stats": {"tokens": text}}], "spans": [[0, 9, 1]], "__proto__": {"gone": True}}
+            for at, text in enumerate(HOSTILE)]}
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(hostile, file)
             file.flush()
             s.page.locator("#file").set_input_files(file.name)
-            expect(s.page.locator("#toast")).to_contain_text("Imported")
+            expect(s.page.locator("#toast")).to_contain_text(f"Imported {len(HOSTILE)} conversations")
         for at in range(0, 50, 7):
             s.page.locator("#list .open").nth(at).click()
         assert s.page.evaluate("fired") == 0
@@ -529,12 +529,11 @@ def errors_are_readable(browser):
 def server_that_is_away_is_told(browser):
     s = Session(browser).open()
     s.ask("Hello")
-    s.server.shutdown()
-    s.server.server_close()
+    port = s.server.server_address[1]
+    s.server.stop()
     s.ask("Are you there?")
     note = s.answer().locator(".notice")
     assert re.search(r"The server at 127.0.0.1:\d+ can't be reached. Is it running\?", note.text_content())
-    port = s.server.server_address[1]
     s.server, s.state, _ = fake_server.start(port, template="x", context=4096)
     note.get_by_role("button", name="Try again").click()
     s.done()
@@ -565,7 +564,7 @@ def full_storage_is_told(browser):
     time.sleep(0.6)
     client = s.context.new_cdp_session(s.page)
     client.send("Storage.overrideQuotaForOrigin", {"origin": s.url, "quotaSize": 1000})
-    s.page.locator("#ask").fill("x" * 400_000)
+    s.page.locator("#ask").fill("x" * 4_000_000)
     s.page.locator("#ask").press("Enter")
     s.done()
     until(lambda: "storage of this browser is full" in s.text("#notice"), "a notice that the storage is full")
@@ -653,11 +652,11 @@ def story_is_written_on(browser):
     s.done()
     until(lambda: s.state.cancelled == 1, "the server notices the disconnect")
     stopped = area.input_value()
-    s.page.get_by_role("button", name="Undo").click()
+    s.page.locator("#undo").click()
     assert area.input_value() == before
     s.page.locator("#toast button").click()
     assert area.input_value() == stopped
-    s.page.get_by_role("button", name="Write another").click()
+    s.page.locator("#retry").click()
     until(lambda: len(area.input_value()) > len(before) + 5, "another continuation")
     s.page.keyboard.press("Escape")
     s.done()
