@@ -99,7 +99,7 @@ class State:
             return (pieces(word * 10_000)[:10_000], 0.0001, {})
         if "#hostile" in text:
             return (["\n\n".join(self.hostile)], 0, {})
-        if "#fast" in text:
+        if "#fast" in text or "Compare two ways" in text:
             return (pieces(TABLES), 0.0005, {})
         if "#reason" in text:
             return (pieces(SKY), 0.005, {"reasoning": pieces(REASONING)})

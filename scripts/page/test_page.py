@@ -173,7 +173,7 @@ def stop_reaches_the_server(browser):
 def stopped_answer_is_continued(browser):
     s = Session(browser).open()
     s.ask("Tell me #cut")
-    assert "Reached the most tokens" in s.answer().locator(".foot").text_content()
+    assert "Reached max tokens" in s.answer().locator(".foot").text_content()
     before = s.answer().locator(".body").text_content()
     s.answer().get_by_role("button", name="Continue").click()
     s.done()
@@ -693,7 +693,7 @@ def story_of_10000_tokens_stays_smooth(browser):
     s.state.context = 65536
     s.open()
     s.page.locator("#tune").click()
-    s.page.get_by_label("Most tokens").fill("10000")
+    s.page.get_by_label("Max tokens").fill("10000")
     s.page.keyboard.press("Escape")
     s.page.locator("#text").fill("#long")
     s.page.evaluate("lists.long = 0")
@@ -745,7 +745,7 @@ def accessibility_has_no_serious_findings(browser):
 def live_stream_stop_history(browser, url):
     s = Session(browser, url=url).open()
     s.page.locator("#tune").click()
-    s.page.get_by_label("Most tokens").fill("24")
+    s.page.get_by_label("Max tokens").fill("24")
     s.page.keyboard.press("Escape")
     if s.page.locator("#pen").is_visible():
         s.page.get_by_role("button", name="Once upon a time").click()
@@ -787,7 +787,7 @@ def shots(browser, folder):
             name = f"{'chat' if chat else 'story'}-{scheme}"
             s.page.screenshot(path=folder / f"{name}-empty.png")
             if chat:
-                s.ask("Compare two ways to sort a list #fast")
+                s.ask("Compare two ways to sort a list")
                 s.page.locator("#scroll").evaluate("node => { node.scrollTop = 0; }")
             else:
                 s.page.get_by_role("button", name="Once upon a time").click()
