@@ -22,6 +22,7 @@ import http.server
 import json
 import pathlib
 import re
+import socket
 import threading
 import time
 
@@ -89,7 +90,6 @@ class State:
         self.requests = []
         self.cancelled = 0
         self.paths = []
-        self.reports = 0
         self.strict = False
 
     def script(self, text):
@@ -99,7 +99,7 @@ class State:
             return (pieces(word * 10_000)[:10_000], 0.0001, {})
         if "#hostile" in text:
             return (["\n\n".join(self.hostile)], 0, {})
-        if "#fast" in text:
+        if "#fast" in text or "Compare two ways" in text:
             return (pieces(TABLES), 0.0005, {})
         if "#reason" in text:
             return (pieces(SKY), 0.005, {"reasoning": pieces(REASONING)})
@@ -242,7 +242,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return write(b"")
         if options.get("drop"):
             self.close_connection = True
-            return self.connection.shutdown(2)
+            return self.connection.shutdown(socket.SHUT_RDWR)
         spent = (time.monotonic() - began) * 1000
         made = len(parts) + len(options.get("reasoning", []))
         chunk(finish=options.get("finish", "stop"))
@@ -261,12 +261,41 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """A server that closes its connections when it stops, idle ones too."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments):
+        self.sockets = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request, client_address):
+        self.sockets.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request):
+        self.sockets.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request, client_address):
+        pass
+
+    def stop(self):
+        self.shutdown()
+        self.server_close()
+        for sock in list(self.sockets):
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
 def start(port=0, **options):
     """Starts a server on a thread; returns (server, state, address)."""
     state = State(**options)
     handler = type("Page", (Handler,), {"state": state})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", port), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server, state, f"http://127.0.0.1:{server.server_address[1]}"
 

@@ -106,8 +106,7 @@ class Session:
         violations = self.page.evaluate("violations")
         self.context.close()
         if self.server:
-            self.server.shutdown()
-            self.server.server_close()
+            self.server.stop()
         # The browser itself reports failed requests on its console.
         errors = [error for error in self.errors if not error.startswith("Failed to load resource")]
         assert violations == [], f"violations of the policy: {violations}"
@@ -174,7 +173,7 @@ def stop_reaches_the_server(browser):
 def stopped_answer_is_continued(browser):
     s = Session(browser).open()
     s.ask("Tell me #cut")
-    assert "Reached the most tokens" in s.answer().locator(".foot").text_content()
+    assert "Reached max tokens" in s.answer().locator(".foot").text_content()
     before = s.answer().locator(".body").text_content()
     s.answer().get_by_role("button", name="Continue").click()
     s.done()
@@ -197,15 +196,15 @@ def reload_keeps_history(browser):
     s.page.reload()
     s.ready()
     assert s.page.locator("#list li").count() == 2
-    assert s.text("#title") == "Second question"
+    assert s.page.locator("#title").input_value() == "Second question"
     s.page.locator("#list .open", has_text="First question").click()
     assert s.answer().locator(".body").text_content() == text
     # A reload in mid-answer keeps what has arrived.
     s.send("Third #slow")
-    until(lambda: len(s.answer().locator(".body").text_content()) > 30, "text has arrived")
+    until(lambda: len(s.answer().locator(".body").text_content()) > 250, "text has arrived")
     s.page.reload()
     s.ready()
-    assert len(s.answer().locator(".body").text_content()) > 10
+    assert len(s.answer().locator(".body").text_content()) > 100
     assert "Stopped" in s.answer().locator(".foot").text_content()
     s.close()
 
@@ -246,14 +245,15 @@ def conversations_are_renamed_and_deleted(browser):
     row = s.page.locator("#list li").first
     row.hover()
     row.get_by_role("button", name="Rename").click()
-    s.page.get_by_label("Name of the conversation").fill("My chat")
+    s.page.keyboard.type("My chat")
     s.page.keyboard.press("Enter")
-    assert s.text("#title") == "My chat"
+    assert row.text_content() == "My chat"
+    assert s.page.locator("#title").input_value() == "My chat"
     row.hover()
     row.get_by_role("button", name="Delete").click()
     assert s.page.locator("#list li").count() == 0
     s.page.get_by_role("button", name="Undo").click()
-    assert s.text("#title") == "My chat"
+    assert s.page.locator("#title").input_value() == "My chat"
     s.page.locator("#list li").first.hover()
     s.page.locator("#list li").first.get_by_role("button", name="Delete").click()
     time.sleep(0.6)
@@ -297,7 +297,7 @@ def export_and_import_keep_everything(browser):
         other.page.locator("#list .open", has_text="Compare").click()
         assert other.answer().locator("table").count() == 1
         other.page.locator("#file").set_input_files(path)
-        expect(other.page.locator("#toast")).to_contain_text("2 were here already")
+        expect(other.page.locator("#toast")).to_contain_text("Imported 0 conversations of 2.")
         other.close()
     assert data["format"] == "bitnet-conversations" and len(data["conversations"]) == 2
     s.close()
@@ -354,11 +354,11 @@ def keyboard_alone_is_enough(browser):
     s.done()
     assert s.state.requests[-1]["messages"][0]["content"] == "First line\nsecond line #slow"
     order = []
-    for _ in range(14):
+    for _ in range(18):
         keys.press("Shift+Tab")
         order.append(focused())
         outline = s.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        assert outline != "none" or order[-1] in ("scroll", ""), f"{order[-1]} has no visible focus"
+        assert outline != "none" or s.page.evaluate("document.activeElement === document.body"), f"{order[-1]} has no visible focus"
     for name in ("Continue", "Regenerate", "Copy", "tune", "theme", "menu", "fresh"):
         assert name in order, (name, order)
     # Edit the question, cancel with Esc: the focus returns to the button.
@@ -403,14 +403,14 @@ def hostile_text_runs_nothing(browser):
         s.page.reload()
         s.ready()
         # Names of conversations and imported files come from outside too.
-        hostile = {"format": "bitnet-conversations", "version": 1, "conversations": [
-            {"id": text, "title": text, "updated": 9e15, "messages": [{"role": text, "content": text, "reasoning": text, "stats": {"tokens": text}}], "spans": [[0, 9, 1]], "__proto__": {"gone": True}}
-            for text in HOSTILE]}
+        hostile = {"format": "bitnet-conversations", "conversations": [
+            {"id": f"x{at}", "title": text, "updated": 9e15, "messages": [{"role": text, "content": text, "reasoning": text, "stats": {"tokens": text}}], "spans": [[0, 9, 1]], "__proto__": {"gone": True}}
+            for at, text in enumerate(HOSTILE)]}
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(hostile, file)
             file.flush()
             s.page.locator("#file").set_input_files(file.name)
-            expect(s.page.locator("#toast")).to_contain_text("Imported")
+            expect(s.page.locator("#toast")).to_contain_text(f"Imported {len(HOSTILE)} conversations")
         for at in range(0, 50, 7):
             s.page.locator("#list .open").nth(at).click()
         assert s.page.evaluate("fired") == 0
@@ -495,7 +495,7 @@ def reasoning_is_folded_and_rendered(browser):
     s.ask("Why is the sky blue? #reason")
     fold = s.answer().locator("details")
     assert fold.get_attribute("open") is None
-    assert fold.locator("summary").text_content().startswith("Thought for")
+    assert fold.locator("summary").text_content().startswith("Thoughts")
     fold.locator("summary").click()
     assert fold.locator("ol li").count() == 2 and fold.locator("strong").count() == 1
     assert "Light is scattered" not in s.answer().locator(".body").text_content()
@@ -529,12 +529,11 @@ def errors_are_readable(browser):
 def server_that_is_away_is_told(browser):
     s = Session(browser).open()
     s.ask("Hello")
-    s.server.shutdown()
-    s.server.server_close()
+    port = s.server.server_address[1]
+    s.server.stop()
     s.ask("Are you there?")
     note = s.answer().locator(".notice")
     assert re.search(r"The server at 127.0.0.1:\d+ can't be reached. Is it running\?", note.text_content())
-    port = s.server.server_address[1]
     s.server, s.state, _ = fake_server.start(port, template="x", context=4096)
     note.get_by_role("button", name="Try again").click()
     s.done()
@@ -561,18 +560,21 @@ def key_is_asked_for_and_sent(browser):
 @case
 def full_storage_is_told(browser):
     s = Session(browser).open()
+    # The browser reads the quota at the first write and remembers it for a while.
+    s.context.new_cdp_session(s.page).send("Storage.overrideQuotaForOrigin", {"origin": s.url, "quotaSize": 1_000_000})
     s.ask("Hello")
-    time.sleep(0.6)
-    client = s.context.new_cdp_session(s.page)
-    client.send("Storage.overrideQuotaForOrigin", {"origin": s.url, "quotaSize": 1000})
-    s.page.locator("#ask").fill("x" * 400_000)
+    s.page.evaluate("ui.ask.value = 'x'.repeat(4_000_000)")
     s.page.locator("#ask").press("Enter")
-    s.done()
-    until(lambda: "storage of this browser is full" in s.text("#notice"), "a notice that the storage is full")
+    s.done(60)
+    until(lambda: "The storage of this browser is full" in s.text("#notice"), "a notice that the storage is full")
     assert s.page.locator("article").count() == 4, "the conversation goes on"
-    client.send("Storage.overrideQuotaForOrigin", {"origin": s.url})
-    s.ask("Hello again")
+    large = s.page.locator("article.user").last
+    large.get_by_role("button", name="Delete message").focus()
+    s.page.keyboard.press("Enter")
     until(lambda: s.text("#notice") == "", "the notice goes when storing works again")
+    s.page.reload()
+    s.ready()
+    assert s.page.locator("article").count() == 3
     s.close()
 
 
@@ -653,11 +655,11 @@ def story_is_written_on(browser):
     s.done()
     until(lambda: s.state.cancelled == 1, "the server notices the disconnect")
     stopped = area.input_value()
-    s.page.get_by_role("button", name="Undo").click()
+    s.page.locator("#undo").click()
     assert area.input_value() == before
     s.page.locator("#toast button").click()
     assert area.input_value() == stopped
-    s.page.get_by_role("button", name="Write another").click()
+    s.page.locator("#retry").click()
     until(lambda: len(area.input_value()) > len(before) + 5, "another continuation")
     s.page.keyboard.press("Escape")
     s.done()
@@ -691,7 +693,7 @@ def story_of_10000_tokens_stays_smooth(browser):
     s.state.context = 65536
     s.open()
     s.page.locator("#tune").click()
-    s.page.get_by_label("Most tokens").fill("10000")
+    s.page.get_by_label("Max tokens").fill("10000")
     s.page.keyboard.press("Escape")
     s.page.locator("#text").fill("#long")
     s.page.evaluate("lists.long = 0")
@@ -743,7 +745,7 @@ def accessibility_has_no_serious_findings(browser):
 def live_stream_stop_history(browser, url):
     s = Session(browser, url=url).open()
     s.page.locator("#tune").click()
-    s.page.get_by_label("Most tokens").fill("24")
+    s.page.get_by_label("Max tokens").fill("24")
     s.page.keyboard.press("Escape")
     if s.page.locator("#pen").is_visible():
         s.page.get_by_role("button", name="Once upon a time").click()
@@ -785,7 +787,7 @@ def shots(browser, folder):
             name = f"{'chat' if chat else 'story'}-{scheme}"
             s.page.screenshot(path=folder / f"{name}-empty.png")
             if chat:
-                s.ask("Compare two ways to sort a list #fast")
+                s.ask("Compare two ways to sort a list")
                 s.page.locator("#scroll").evaluate("node => { node.scrollTop = 0; }")
             else:
                 s.page.get_by_role("button", name="Once upon a time").click()
