@@ -480,13 +480,15 @@ impl Worker {
     }
 
     fn count_end(&self, end: &End) {
-        self.shared.inbox().unfinished -= 1;
         let mut stats = self.shared.stats();
         match end {
             End::Finished => stats.finished += 1,
             End::Cancelled => stats.cancelled += 1,
             End::Failed(_) => stats.failed += 1,
         }
+        drop(stats);
+        // Who finds that nothing is left finds it counted.
+        self.shared.inbox().unfinished -= 1;
     }
 
     /// Ends a request, and keeps what was read for it.
