@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(codec gguf safetensors tokenizer template model folder)
+[ ${#targets[@]} -gt 0 ] || targets=(codec gguf safetensors onnx tokenizer template model folder)
 
 command -v cargo >/dev/null || { echo "fuzz.sh: cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 if ! command -v "${CXX:-c++}" >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then
@@ -55,6 +55,7 @@ for target in "${targets[@]}"; do
     case $target in
         gguf) seed gguf tests/golden/**/*.gguf ;;
         safetensors) seed safetensors tests/golden/**/*.safetensors tests/golden/**/*.index.json ;;
+        onnx) seed onnx tests/golden/**/*.onnx ;;
         tokenizer) seed tokenizer tests/golden/**/*tokenizer.json ;;
         model) seed model tests/golden/**/*.gguf ;;
         folder)
@@ -76,6 +77,7 @@ for target in "${targets[@]}"; do
         # A model needs a file with all of its tensors.
         model) longest=524288 dictionary=gguf ;;
         folder) longest=524288 dictionary=safetensors ;;
+        onnx) longest=131072 dictionary= ;;
     esac
     echo "fuzz: $target, $(find "$scratch/$target" -type f | wc -l) seeds, $seconds s"
     if ! "$built/$target" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=2048 -max_len="$longest" -seed=1 \

@@ -241,7 +241,7 @@ def qwen3(folder, seed=320):
 
 def llama(folder, seed=321):
     """One file with fused projections."""
-    ckpt = random_checkpoint(LLAMA, seed, with_scales(GROUP, np.float32))
+    ckpt = random_checkpoint(LLAMA, seed, with_scales(GROUP))
     head = with_scales(GROUP)(np.random.default_rng(seed + 9), LLAMA.vocab, LLAMA.hidden, "")
     g = Graph(LLAMA, np.float32)
 
