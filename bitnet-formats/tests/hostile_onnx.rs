@@ -58,7 +58,7 @@ fn refusal(graph: &[Vec<u8>]) -> Error {
 }
 
 fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/onnx").join(path)
 }
 
 #[test]

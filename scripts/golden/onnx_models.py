@@ -2,10 +2,10 @@
 
     python scripts/golden/onnx_models.py [--out tests/golden]
 
-models/onnx-qwen3-q2f16: as onnx-community publishes Ternary Bonsai: `onnx/model_q2f16.onnx` with external data, scales of 16
+onnx/onnx-qwen3-q2f16: as onnx-community publishes Ternary Bonsai: `onnx/model_q2f16.onnx` with external data, scales of 16
 bits, zero points for each block (some 1, some 2), the table of embeddings in 2 bits, read by `GatherBlockQuantized` through a
 table that spreads its codes, and by the head.
-models/onnx-llama-q2: one file, no zero points, q, k and v in one node and gate and up in another, a table of ordinary numbers
+onnx/onnx-llama-q2: one file, no zero points, q, k and v in one node and gate and up in another, a table of ordinary numbers
 and a ternary head of its own.
 codecs/matmul_nbits: matrices with all four codes and all kinds of zero points, and the values that onnxruntime's node
 multiplies by, which are its outputs for the unit vectors.
@@ -351,8 +351,8 @@ def main():
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     codecs(out / "codecs/matmul_nbits")
-    qwen3(out / "models/onnx-qwen3-q2f16")
-    llama(out / "models/onnx-llama-q2")
+    qwen3(out / "onnx/onnx-qwen3-q2f16")
+    llama(out / "onnx/onnx-llama-q2")
 
 
 if __name__ == "__main__":
