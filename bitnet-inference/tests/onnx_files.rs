@@ -23,8 +23,7 @@ struct Folder(TempDir);
 impl Folder {
     fn of(case: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let golden =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/onnx").join(case);
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/onnx").join(case);
         for file in ["config.json", "generation_config.json", "model_q2.onnx", FILE] {
             for file in [file.to_owned(), format!("{file}_data")] {
                 let (from, to) = (golden.join(&file), folder.path().join(&file));
