@@ -10,7 +10,7 @@ use bitnet_inference::{LoadOptions, Model, ModelSource, backend_by_name};
 use libfuzzer_sys::fuzz_target;
 
 /// The settings of the model.
-const CONFIG: &[u8] = include_bytes!("../../tests/golden/models/onnx-llama-q2/config.json");
+const CONFIG: &[u8] = include_bytes!("../../tests/golden/onnx/onnx-llama-q2/config.json");
 
 static BACKEND: LazyLock<Arc<dyn bitnet_core::backend::Backend>> = LazyLock::new(|| {
     backend_by_name("reference", Default::default()).expect("the reference is always there")
