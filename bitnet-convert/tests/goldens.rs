@@ -24,9 +24,10 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
-    let mut out: Vec<Case> = std::fs::read_dir(&root)
-        .expect("the golden files are part of the repository")
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    let mut out: Vec<Case> = ["models", "onnx"]
+        .iter()
+        .flat_map(|kind| std::fs::read_dir(root.join(kind)).expect("a part of the repository"))
         .map(|entry| entry.unwrap().path())
         .filter(|folder| folder.join("meta.json").exists())
         // Models with recurrent layers, scaled ones, mixtures and those for embeddings have tests of their own (`hybrid.rs`,
@@ -51,7 +52,7 @@ fn cases() -> Vec<Case> {
         })
         .collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(out.len() >= 19, "the golden checkpoints are missing");
+    assert!(out.len() >= 21, "the golden checkpoints are missing");
     out
 }
 

@@ -32,9 +32,10 @@ struct Case {
 
 impl Case {
     fn all() -> Vec<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
-        let mut folders: Vec<_> = std::fs::read_dir(&root)
-            .expect("the golden files are part of the repository")
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+        let mut folders: Vec<_> = ["models", "onnx"]
+            .iter()
+            .flat_map(|kind| std::fs::read_dir(root.join(kind)).expect("a part of the repository"))
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.join("meta.json").exists())
             .collect();
