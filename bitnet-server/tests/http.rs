@@ -232,6 +232,12 @@ fn wrong_requests_are_named_in_the_shape_of_openai() {
     assert_eq!(get(&server, "/nowhere").status, 404);
     assert_eq!(get(&server, "/v1/models/other").status, 404);
     let chat = json!({"messages": [{"role": "user", "content": "Hi"}]});
+    for (name, value) in [("continue_final_message", true), ("add_generation_prompt", false)] {
+        let mut chat = chat.clone();
+        chat[name] = value.into();
+        let answer = post(&server, "/v1/chat/completions", &chat);
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!(name)));
+    }
     let answer = post(&server, "/v1/chat/completions", &chat);
     assert_eq!(answer.status, 400, "the embedded model has no chat template");
     assert_eq!(server.engine.stats().requests, 0);

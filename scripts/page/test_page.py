@@ -5,7 +5,7 @@
     scripts/page/test_page.py [--browser /usr/bin/chromium] [--only NAME] [--shots FOLDER]
     scripts/page/test_page.py --url http://127.0.0.1:8080
 
-With `--url` only the cases run that any server passes: a stream, stop, history, edit, or a text that is continued.
+With `--url` one case runs that any server passes: a streamed answer, another one or a continuation, and its history.
 Ends with 0 if every case passed. Needs a Chromium, no network.
 """
 
@@ -58,7 +58,6 @@ class Session:
             template, context = ("{{ messages }}", 4096) if chat else (None, 256)
             self.server, self.state, url = fake_server.start(template=template, context=context)
         self.url = url
-        self.allowed = options.pop("allowed", 0)
         options.setdefault("viewport", {"width": 1100, "height": 760})
         self.context = browser.new_context(accept_downloads=True, **options)
         self.context.add_init_script(
@@ -421,6 +420,19 @@ def hostile_text_runs_nothing(browser):
 
 
 @case
+def policy_is_enforced(browser):
+    """What the other cases count as zero is counted when it happens."""
+    s = Session(browser).open()
+    s.page.evaluate("document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.fired = 1' }))")
+    s.page.evaluate("document.body.append(Object.assign(document.createElement('img'), { src: 'http://evil.test/x.png' }))")
+    s.page.evaluate("document.body.setAttribute('style', 'color: red')")
+    until(lambda: len(s.page.evaluate("violations")) == 3, "three violations of the policy")
+    assert s.page.evaluate("window.fired") is None
+    s.context.close()
+    s.server.stop()
+
+
+@case
 def growing_text_equals_the_whole(browser):
     """Rendered in pieces of any size, a document gives the nodes that it gives at once."""
     s = Session(browser).open()
@@ -469,7 +481,6 @@ def long_answer_stays_smooth(browser):
     length = len(s.answer().locator(".body").text_content())
     assert length > 40_000, length
     p95 = frames[int(len(frames) * 0.95)]
-    # The first block is the node that was built first.
     s.close()
     assert p95 < 120, f"95 of 100 frames within {p95:.0f} ms"
     assert long < 1000, f"a task of {long:.0f} ms"
@@ -742,7 +753,7 @@ def accessibility_has_no_serious_findings(browser):
 
 
 @live
-def live_stream_stop_history(browser, url):
+def live_answer_and_history(browser, url):
     s = Session(browser, url=url).open()
     s.page.locator("#tune").click()
     s.page.get_by_label("Max tokens").fill("24")

@@ -57,6 +57,16 @@ pub(crate) fn defaults(state: &AppState) -> Sampling {
 impl Parameters {
     pub(super) fn of_chat(body: &Map<String, Value>, state: &AppState) -> Result<Self, ApiError> {
         let fields = Fields(body);
+        // The prompt always ends where a new answer begins.
+        for (name, unsupported) in
+            [("continue_final_message", true), ("add_generation_prompt", false)]
+        {
+            if fields.flag(name)? == Some(unsupported) {
+                let problem =
+                    format!("{unsupported} is not supported: an answer is always a new one");
+                return Err(ApiError::field(name, problem));
+            }
+        }
         let wants = fields.flag("logprobs")?.unwrap_or(false);
         let top = fields.count("top_logprobs", MAX_LOGPROBS)?;
         if top.is_some() && !wants {
