@@ -18,6 +18,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use self::page::{Memory, Page};
@@ -201,11 +202,16 @@ impl KvCache {
     /// Returns the pages that [`reserve`](KvCache::reserve) of `tokens` positions allocates: those missing, and a copy
     /// of one that is shared.
     pub fn pages_to_reserve(&self, tokens: usize) -> usize {
-        let last = self.len.saturating_add(tokens).div_ceil(KV_PAGE);
-        let first = (self.len / KV_PAGE).min(self.pages.len());
-        let shared = self.pages.iter().take(last).skip(first);
-        let shared = shared.filter(|page| Arc::strong_count(page) > 1).count();
-        last.saturating_sub(self.pages.len()) + shared
+        let Range { start, end } = self.pages_of_next(tokens);
+        let existing = &self.pages[start..end.clamp(start, self.pages.len())];
+        let shared = existing.iter().filter(|page| Arc::strong_count(page) > 1).count();
+        end.saturating_sub(self.pages.len()) + shared
+    }
+
+    /// Returns the pages that hold the next `tokens` positions, existing and missing ones.
+    fn pages_of_next(&self, tokens: usize) -> Range<usize> {
+        let start = (self.len / KV_PAGE).min(self.pages.len());
+        start..self.len.saturating_add(tokens).div_ceil(KV_PAGE)
     }
 
     /// Returns the bytes of a page.
@@ -232,8 +238,7 @@ impl KvCache {
         if end > self.capacity {
             return Err(Error::OutOfRange { op: "reserve", index: end - 1, len: self.capacity });
         }
-        let first = (self.len / KV_PAGE).min(self.pages.len());
-        let last = end.div_ceil(KV_PAGE);
+        let Range { start: first, end: last } = self.pages_of_next(tokens);
         for page in self.pages.iter_mut().take(last).skip(first) {
             if Arc::get_mut(page).is_none() {
                 *page = Arc::new(self.memory.copy(page)?);
