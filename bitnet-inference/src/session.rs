@@ -188,8 +188,7 @@ impl Session {
     /// [`InferenceError::Resource`] if `tokens` do not fit; the sequence is unchanged then.
     pub fn truncate_to_prefix(&mut self, tokens: &[u32]) -> Result<usize> {
         check_fits(tokens.len(), self.capacity())?;
-        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let common = common.min(tokens.len().saturating_sub(1));
+        let common = common_len(&self.tokens, tokens).min(tokens.len().saturating_sub(1));
         Ok(self.truncate(common))
     }
 
@@ -389,6 +388,14 @@ impl Iterator for Prefill<'_> {
         }
         Some(read)
     }
+}
+
+/// Returns how many tokens two texts have in common before they differ.
+pub(crate) fn common_len<'a>(
+    a: impl IntoIterator<Item = &'a u32>,
+    b: impl IntoIterator<Item = &'a u32>,
+) -> usize {
+    a.into_iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 pub(crate) fn no_tokens() -> InferenceError {

@@ -3,6 +3,7 @@
 //! Source: prompt lookup decoding (Saxena, 2023).
 
 use super::Draft;
+use crate::session::common_len;
 
 /// Tokens that two places must have in common.
 const SHORTEST: usize = 2;
@@ -19,9 +20,8 @@ pub(super) fn propose(tokens: &[u32], limit: usize) -> Draft {
     let Some((&last, before)) = tokens.split_last() else { return Draft::default() };
     let (mut longest, mut after) = (SHORTEST - 1, None);
     for (index, _) in before.iter().enumerate().rev().filter(|(_, token)| **token == last) {
-        let earlier = tokens[..=index].iter().rev();
-        let common = earlier.zip(tokens.iter().rev()).take(LONGEST);
-        let common = common.take_while(|(a, b)| a == b).count();
+        let earlier = tokens[..=index].iter().rev().take(LONGEST);
+        let common = common_len(earlier, tokens.iter().rev());
         if common > longest {
             (longest, after) = (common, Some(index + 1));
         }

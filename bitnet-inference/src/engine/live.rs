@@ -1,16 +1,16 @@
 //! A request that is in progress, and what its reader is told.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::request::{EngineError, Event, Logprobs, Request, Usage};
+use super::scheduler::Active;
 use super::sequence::Sequence;
 use super::step;
-use crate::generate::{FinishReason, TextWriter};
+use crate::generate::{FinishReason, TextWriter, Written};
 use crate::sampler::Sampler;
 
 /// A request that was taken.
@@ -88,8 +88,16 @@ impl Live {
         self.tell(Event::Prompt { done: done.min(total), cached, total, logprobs });
     }
 
+    /// Returns how the scheduler sees its texts.
+    pub(super) fn active(&self) -> impl Iterator<Item = Active> {
+        let forks = if self.is_reading() { self.pending.request.choices - 1 } else { 0 };
+        let is_blocked = !self.held.is_empty();
+        let going = self.sequences.iter().filter(|sequence| !sequence.is_done);
+        going.map(move |sequence| sequence.active(&self.pending, forks, is_blocked))
+    }
+
     /// Begins the other texts of a request whose prompt was read.
-    pub(super) fn fork_prompt(&mut self, end_tokens: Arc<BTreeSet<u32>>) -> crate::Result<()> {
+    pub(super) fn fork_prompt(&mut self) -> crate::Result<()> {
         self.first_token = Some(Instant::now());
         self.usage.prompt_time = self.first_step.elapsed();
         let request = &self.pending.request;
@@ -98,13 +106,13 @@ impl Live {
             let mut sampler = request.options.sampler.clone();
             sampler.seed = sampler.seed.wrapping_add(choice as u64);
             let session = first.session.fork();
-            let Some(tokenizer) = session.tokenizer.clone() else { return Ok(()) };
             self.sequences.push(Sequence {
                 choice,
                 sampler: Sampler::new(sampler, session.decoder.config.vocab_size)?,
+                writer: TextWriter::new(&session, &request.options)?,
                 session,
                 tokens: first.tokens.clone(),
-                writer: TextWriter::new(tokenizer, &end_tokens, &request.options),
+                max_len: first.max_len,
                 expected_pages: first.expected_pages,
                 is_done: false,
             });
@@ -119,7 +127,7 @@ impl Live {
     ) -> crate::Result<(Option<u32>, Option<Logprobs>)> {
         let count = self.pending.request.logprobs;
         let sequence = &mut self.sequences[index];
-        if sequence.writer.is_full() {
+        if sequence.is_full() {
             return Ok((None, None));
         }
         step::choose_alone(&sequence.session, &mut sequence.sampler, count)
@@ -135,37 +143,32 @@ impl Live {
     ) -> crate::Result<u64> {
         let sequence = &mut self.sequences[index];
         let choice = sequence.choice;
-        let (written, mut finish) = match token {
-            None => (sequence.writer.held(), Some(FinishReason::Length)),
+        let written = match token {
+            None => Written::End(FinishReason::Length),
             Some(token) => sequence.writer.take(token)?,
         };
-        let mut count = 0;
-        if let Some(id) = written.as_ref().and_then(|written| written.id) {
-            sequence.tokens.push(id);
-            self.usage.written_tokens += 1;
-            count = 1;
-            let is_full = sequence.session.tokens().len() == sequence.session.capacity();
-            if finish.is_none() && is_full {
-                finish = Some(FinishReason::ContextFull);
-            }
-        }
-        let held = match finish {
-            Some(FinishReason::ContextFull) => sequence.writer.held(),
-            _ => None,
+        let (text, mut finish) = match written {
+            Written::Text(text) => (Some(text), None),
+            Written::Last(text) => (Some(text), Some(FinishReason::Stop)),
+            Written::End(reason) => (None, Some(reason)),
         };
-        sequence.is_done = finish.is_some();
-        if let Some(written) = written {
-            let logprobs = logprobs.filter(|_| written.id.is_some());
-            let (id, text) = (written.id, written.text);
-            self.tell(Event::Token { choice, id, text, logprobs });
+        let id = token.filter(|_| text.is_some());
+        let mut text = text.unwrap_or_default();
+        sequence.tokens.extend(id);
+        self.usage.written_tokens += usize::from(id.is_some());
+        finish = finish.or_else(|| sequence.limit());
+        if finish.is_some() {
+            text.push_str(&sequence.writer.finish());
         }
-        if let Some(held) = held {
-            self.tell(Event::Token { choice, id: None, text: held.text, logprobs: None });
+        sequence.is_done = finish.is_some();
+        if id.is_some() || !text.is_empty() {
+            let logprobs = logprobs.filter(|_| id.is_some());
+            self.tell(Event::Token { choice, id, text, logprobs });
         }
         if let Some(finish) = finish {
             self.tell(Event::End { choice, finish });
         }
-        Ok(count)
+        Ok(u64::from(id.is_some()))
     }
 
     /// Tells the reader that all texts have ended, once.

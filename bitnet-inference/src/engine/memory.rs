@@ -1,6 +1,6 @@
 //! Pages of keys and values that an engine has in use.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use bitnet_core::kv::KvCache;
 
@@ -9,33 +9,55 @@ use super::prefix::PrefixCache;
 /// Pages that are in use, each counted once.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
-    ids: HashSet<usize>,
+    /// The caches that hold each page.
+    holders: HashMap<usize, usize>,
     /// Pages that are worth the recurrent state of the caches.
     states: usize,
 }
 
 impl Pages {
-    /// Counts the pages of a cache, and its recurrent state as pages.
-    pub(super) fn add(&mut self, cache: &KvCache) {
-        self.ids.extend(cache.page_ids());
-        self.states += pages_of_state(cache);
-    }
-
-    /// Returns the pages of `cache` that are not counted.
-    pub(super) fn missing(&self, cache: &KvCache) -> usize {
-        cache.page_ids().filter(|id| !self.ids.contains(id)).count()
-    }
-
-    /// Returns the number of pages.
-    pub(super) fn count(&self) -> usize {
-        self.ids.len() + self.states
-    }
-
     /// Returns the pages of these caches.
     pub(super) fn of<'a>(caches: impl Iterator<Item = &'a KvCache>) -> Self {
         let mut pages = Self::default();
         caches.for_each(|cache| pages.add(cache));
         pages
+    }
+
+    /// Counts the pages of a cache, and its recurrent state as pages.
+    pub(super) fn add(&mut self, cache: &KvCache) {
+        for id in cache.page_ids() {
+            *self.holders.entry(id).or_default() += 1;
+        }
+        self.states += pages_of_state(cache);
+    }
+
+    /// Takes back what [`Pages::add`] counted of a cache.
+    pub(super) fn remove(&mut self, cache: &KvCache) {
+        for id in cache.page_ids() {
+            if let Some(holders) = self.holders.get_mut(&id) {
+                *holders -= 1;
+                if *holders == 0 {
+                    self.holders.remove(&id);
+                }
+            }
+        }
+        self.states = self.states.saturating_sub(pages_of_state(cache));
+    }
+
+    /// Returns the pages of `cache` that are counted.
+    pub(super) fn shared_with(&self, cache: &KvCache) -> usize {
+        cache.page_ids().filter(|id| self.holders.contains_key(id)).count()
+    }
+
+    /// Returns the number of pages.
+    pub(super) fn count(&self) -> usize {
+        self.holders.len() + self.states
+    }
+
+    /// Returns the number of pages of both.
+    fn count_with(&self, other: &Self) -> usize {
+        let own = self.holders.keys().filter(|id| !other.holders.contains_key(id)).count();
+        own + self.states + other.count()
     }
 }
 
@@ -46,20 +68,17 @@ pub(super) fn pages_of_state(cache: &KvCache) -> usize {
     state.map_or(0, |bytes| bytes.saturating_mul(CHUNKS).div_ceil(cache.page_bytes().max(1)))
 }
 
-/// Drops earlier texts until `needed` pages fit beside those in use. Returns the pages in use, and how many texts were
+/// Drops earlier texts until `needed` pages fit beside the `active` ones. Returns the pages in use, and how many texts were
 /// dropped.
-pub(super) fn make_room<'a>(
-    active: impl Iterator<Item = &'a KvCache>,
+pub(super) fn make_room(
+    active: &Pages,
     prefixes: &mut PrefixCache,
     needed: usize,
     limit: usize,
 ) -> (usize, u64) {
-    let own = Pages::of(active);
     let mut evicted = 0;
     loop {
-        let mut all = Pages { ids: own.ids.clone(), states: own.states };
-        prefixes.for_each(|cache| all.add(cache));
-        let used = all.count();
+        let used = active.count_with(prefixes.pages());
         if used.saturating_add(needed) <= limit || !prefixes.evict() {
             return (used, evicted);
         }

@@ -39,6 +39,7 @@
 //! }
 //! ```
 
+mod admission;
 pub mod cost;
 mod live;
 mod logprobs;
@@ -74,7 +75,7 @@ use crate::{InferenceError, Model, Result};
 const EVENTS: usize = 64;
 
 /// Contexts for which there is memory unless a limit says otherwise.
-const CONTEXTS: usize = 8;
+pub const DEFAULT_CONTEXTS: usize = 8;
 
 /// Limits of an engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,7 +194,7 @@ impl Engine {
         let pages_of_context = context.div_ceil(KV_PAGE);
         let page_limit = match config.kv_bytes {
             Some(bytes) => bytes / page_bytes.max(1),
-            None => CONTEXTS * pages_of_context,
+            None => DEFAULT_CONTEXTS * pages_of_context,
         };
         if page_limit < pages_of_context {
             return Err(InferenceError::Resource {

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 
 use bitnet_core::kv::KvCache;
 
+use super::memory::Pages;
+use crate::session::common_len;
+
 /// The texts that are kept at most.
 const ENTRIES: usize = 1024;
 
@@ -19,6 +22,8 @@ pub(super) struct PrefixCache {
     /// Counts uses, so that the entry that was used longest ago is known.
     clock: u64,
     entries: usize,
+    /// The pages of all entries.
+    pages: Pages,
 }
 
 #[derive(Debug, Default)]
@@ -86,8 +91,9 @@ impl PrefixCache {
         let mut node = self.roots.entry(group).or_default();
         let mut rest = tokens;
         while let Some(&first) = rest.first() {
-            if !keeps_ancestors && node.entry.take().is_some() {
+            if !keeps_ancestors && let Some(ancestor) = node.entry.take() {
                 self.entries -= 1;
+                self.pages.remove(&ancestor.cache);
             }
             let child = node
                 .children
@@ -100,8 +106,10 @@ impl PrefixCache {
             rest = &rest[common..];
             node = child;
         }
-        if node.entry.replace(Entry { cache, used: Cell::new(self.clock) }).is_none() {
-            self.entries += 1;
+        self.pages.add(&cache);
+        match node.entry.replace(Entry { cache, used: Cell::new(self.clock) }) {
+            Some(earlier) => self.pages.remove(&earlier.cache),
+            None => self.entries += 1,
         }
         if self.entries > ENTRIES {
             self.evict();
@@ -110,15 +118,19 @@ impl PrefixCache {
 
     /// Drops the text that was used longest ago. Returns whether there was one.
     pub(super) fn evict(&mut self) -> bool {
-        let oldest = self.roots.iter().filter_map(|(&group, root)| Some((root.oldest()?, group)));
-        let Some((used, group)) = oldest.min() else { return false };
-        if let Some(root) = self.roots.get_mut(&group) {
-            root.remove(used);
-            if root.children.is_empty() && root.entry.is_none() {
-                self.roots.remove(&group);
-            }
+        let oldest = self.roots.iter().filter_map(|(&group, root)| {
+            let (used, path) = root.oldest()?;
+            Some((used, group, path))
+        });
+        let Some((_, group, path)) = oldest.min() else { return false };
+        let Some(root) = self.roots.get_mut(&group) else { return false };
+        if let Some(entry) = root.remove(&path) {
+            self.entries -= 1;
+            self.pages.remove(&entry.cache);
         }
-        self.entries -= 1;
+        if root.is_empty() {
+            self.roots.remove(&group);
+        }
         true
     }
 
@@ -127,15 +139,9 @@ impl PrefixCache {
         self.entries
     }
 
-    /// Calls `visit` with the cache of each text.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(&KvCache)) {
-        let mut nodes: Vec<&Node> = self.roots.values().collect();
-        while let Some(node) = nodes.pop() {
-            if let Some(entry) = &node.entry {
-                visit(&entry.cache);
-            }
-            nodes.extend(node.children.values());
-        }
+    /// Returns the pages of all texts.
+    pub(super) fn pages(&self) -> &Pages {
+        &self.pages
     }
 }
 
@@ -151,44 +157,39 @@ impl Node {
         self.children.insert(lower.edge[0], lower);
     }
 
-    /// Returns when the entry at or below this node that was used longest ago was used.
-    fn oldest(&self) -> Option<u64> {
-        let mut oldest = None::<u64>;
-        let mut nodes = vec![self];
-        while let Some(node) = nodes.pop() {
-            let used = node.entry.as_ref().map(|entry| entry.used.get());
-            oldest = oldest.into_iter().chain(used).min();
-            nodes.extend(node.children.values());
+    fn is_empty(&self) -> bool {
+        self.entry.is_none() && self.children.is_empty()
+    }
+
+    /// Returns when the entry at or below this node that was used longest ago was used, and the keys that lead to it.
+    fn oldest(&self) -> Option<(u64, Vec<u32>)> {
+        let mut oldest = None::<(u64, Vec<u32>)>;
+        let mut path = Vec::new();
+        let mut nodes: Vec<(&Self, usize, Option<u32>)> = vec![(self, 0, None)];
+        while let Some((node, depth, key)) = nodes.pop() {
+            path.truncate(depth);
+            path.extend(key);
+            if let Some(entry) = &node.entry
+                && oldest.as_ref().is_none_or(|(used, _)| entry.used.get() < *used)
+            {
+                oldest = Some((entry.used.get(), path.clone()));
+            }
+            nodes.extend(node.children.iter().map(|(&key, child)| (child, path.len(), Some(key))));
         }
         oldest
     }
 
-    /// Removes the entry at or below this node that was used at `used`, and the nodes that lead to nothing then.
-    fn remove(&mut self, used: u64) {
-        // The keys that lead to the entry.
-        let mut found = None;
-        let mut nodes = vec![(&*self, Vec::new())];
-        while let Some((node, path)) = nodes.pop() {
-            if node.entry.as_ref().is_some_and(|entry| entry.used.get() == used) {
-                found = Some(path);
-                break;
-            }
-            nodes.extend(node.children.iter().map(|(&key, child)| {
-                (child, path.iter().copied().chain([key]).collect::<Vec<u32>>())
-            }));
-        }
-        let Some(path) = found else { return };
-        if let Some(node) = self.descend(&path) {
-            node.entry = None;
-        }
+    /// Removes the entry to which the keys of `path` lead, and the nodes that lead to nothing then.
+    fn remove(&mut self, path: &[u32]) -> Option<Entry> {
+        let removed = self.descend(path)?.entry.take();
         for depth in (0..path.len()).rev() {
-            let Some(parent) = self.descend(&path[..depth]) else { return };
-            let is_empty = |node: &Node| node.entry.is_none() && node.children.is_empty();
-            if !parent.children.get(&path[depth]).is_some_and(is_empty) {
-                return;
+            let parent = self.descend(&path[..depth])?;
+            if !parent.children.get(&path[depth]).is_some_and(Self::is_empty) {
+                break;
             }
             parent.children.remove(&path[depth]);
         }
+        removed
     }
 
     fn descend(&mut self, path: &[u32]) -> Option<&mut Node> {
@@ -204,10 +205,6 @@ fn longer(best: Option<KvCache>, entry: &Entry, len: usize, clock: u64) -> Optio
     }
     entry.used.set(clock);
     Some(found)
-}
-
-fn common_len(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 #[cfg(test)]
@@ -243,12 +240,10 @@ mod tests {
             let before = prefixes.len();
             let evicted = (0..evictions).filter(|_| prefixes.evict()).count();
             prop_assert_eq!(prefixes.len(), before - evicted);
-            let mut count = 0;
-            prefixes.for_each(|_| count += 1);
-            prop_assert_eq!(count, prefixes.len());
+            prop_assert_eq!(prefixes.pages.count() == 0, prefixes.len() == 0);
             prop_assert!(prefixes.matched(7, &asked) <= expected);
             while prefixes.evict() {}
-            prop_assert_eq!((prefixes.len(), prefixes.roots.len()), (0, 0));
+            prop_assert_eq!((prefixes.len(), prefixes.roots.len(), prefixes.pages.count()), (0, 0, 0));
         }
     }
 

@@ -11,6 +11,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bitnet_core::kv::KV_PAGE;
+
 use super::cost::{CostModel, Load};
 
 /// Tokens of a prompt that a step reads at least while texts are written: the kernels' tile.
@@ -101,13 +103,10 @@ pub struct Active {
     pub is_blocked: bool,
 }
 
-/// Positions of a page.
-const PAGE: usize = bitnet_core::kv::KV_PAGE;
-
 impl Active {
     /// Returns the pages that the next `tokens` need.
     fn pages_for(&self, tokens: usize) -> usize {
-        self.copies + tokens.saturating_sub(self.room).div_ceil(PAGE)
+        self.copies + tokens.saturating_sub(self.room).div_ceil(KV_PAGE)
     }
 }
 
@@ -140,6 +139,16 @@ fn rank(arrived: Duration, priority: Priority, prompt_left: usize, token_seconds
         Priority::Low => 30.0,
     };
     arrived.as_secs_f64() + by_priority + prompt_left as f64 * token_seconds
+}
+
+/// Removes and returns the item that comes first: the one whose client was served the fewest tokens, and of those the one
+/// with the lowest rank. `order` returns both.
+fn take_first<'a, T>(items: &mut Vec<&'a T>, order: impl Fn(&T) -> (u64, f64)) -> Option<&'a T> {
+    let first = (0..items.len()).min_by(|&a, &b| {
+        let ((a, x), (b, y)) = (order(items[a]), order(items[b]));
+        a.cmp(&b).then(x.total_cmp(&y))
+    })?;
+    Some(items.swap_remove(first))
 }
 
 impl Scheduler {
@@ -180,18 +189,12 @@ impl Scheduler {
         let mut served = self.served.clone();
         let mut left: Vec<&Waiting> = waiting.iter().filter(|w| !w.follows).collect();
         let mut admitted = Vec::new();
-        while places > 0 && !left.is_empty() {
+        while places > 0 {
             let order = |w: &Waiting| {
                 let rank = rank(w.arrived, w.priority, w.prompt_left, token);
                 (served.get(&w.client).copied().unwrap_or(0), rank)
             };
-            let first = (0..left.len())
-                .min_by(|&a, &b| {
-                    let ((a, x), (b, y)) = (order(left[a]), order(left[b]));
-                    a.cmp(&b).then(x.total_cmp(&y))
-                })
-                .unwrap_or(0);
-            let next = left.swap_remove(first);
+            let Some(next) = take_first(&mut left, order) else { break };
             if next.pages > free || next.sequences > places {
                 if now.saturating_sub(next.arrived) > PATIENCE {
                     break;
@@ -242,18 +245,12 @@ impl Scheduler {
             ordered.iter().copied().filter(|a| a.prompt_left > 0).collect();
         let writing = plan.load;
         let mut left = self.limits.max_prompt_tokens;
-        while left > 0 && !prompts.is_empty() {
+        while left > 0 {
             let order = |a: &Active| {
                 let rank = rank(a.arrived, a.priority, a.prompt_left, token);
                 (self.served.get(&a.client).copied().unwrap_or(0), rank)
             };
-            let first = (0..prompts.len())
-                .min_by(|&a, &b| {
-                    let ((a, x), (b, y)) = (order(prompts[a]), order(prompts[b]));
-                    a.cmp(&b).then(x.total_cmp(&y))
-                })
-                .unwrap_or(0);
-            let prompt = prompts.swap_remove(first);
+            let Some(prompt) = take_first(&mut prompts, order) else { break };
             let fitting = self.fitting(plan.load, writing, prompt.context, cost);
             let tokens = fitting.min(left).min(prompt.prompt_left);
             let tokens = tokens.min(pages.tokens(prompt));
@@ -318,7 +315,7 @@ impl Pages {
     fn tokens(&self, text: &Active) -> usize {
         let pages = self.free.min(text.promised.saturating_add(self.unpromised));
         let Some(pages) = pages.checked_sub(text.copies) else { return 0 };
-        text.room.saturating_add(pages.saturating_mul(PAGE))
+        text.room.saturating_add(pages.saturating_mul(KV_PAGE))
     }
 }
 

@@ -54,7 +54,7 @@ impl Text {
             arrived: self.arrived,
             prompt_left: self.prompt_left,
             context: self.context,
-            room: self.pages * PAGE - self.context,
+            room: self.pages * KV_PAGE - self.context,
             copies: 0,
             sequences: 1,
             promised: self.expected_pages.saturating_sub(self.pages),
@@ -74,7 +74,8 @@ fn simulate(arrivals: &[Arrival], limits: StepLimits, pages: usize) -> (Vec<Opti
     for step in 0.. {
         let time = Duration::from_secs_f64(now);
         for (id, arrival) in arrivals.iter().enumerate().filter(|(_, a)| a.step == step) {
-            let expected = (arrival.prompt + arrival.expected.min(arrival.writes)).div_ceil(PAGE);
+            let expected =
+                (arrival.prompt + arrival.expected.min(arrival.writes)).div_ceil(KV_PAGE);
             waiting.push(Text {
                 id: id as u64,
                 arrived: time,
@@ -113,7 +114,7 @@ fn simulate(arrivals: &[Arrival], limits: StepLimits, pages: usize) -> (Vec<Opti
         for (id, tokens) in &plan.run {
             let text = active.iter_mut().find(|t| t.id == *id).expect("it is active");
             text.context += tokens;
-            text.pages = text.context.div_ceil(PAGE);
+            text.pages = text.context.div_ceil(KV_PAGE);
             match text.prompt_left {
                 0 => text.writes_left -= 1,
                 _ => text.prompt_left -= tokens,

@@ -2,9 +2,10 @@
 
 use bitnet_core::kv::KV_PAGE;
 
+use super::live::Pending;
 use super::request::Request;
 use super::scheduler::Active;
-use crate::generate::TextWriter;
+use crate::generate::{FinishReason, TextWriter};
 use crate::sampler::Sampler;
 use crate::session::Session;
 
@@ -26,6 +27,8 @@ pub(super) struct Sequence {
     pub(super) tokens: Vec<u32>,
     pub(super) sampler: Sampler,
     pub(super) writer: TextWriter,
+    /// Tokens that it may have, the prompt's included.
+    pub(super) max_len: usize,
     /// Pages that it is expected to have in the end.
     pub(super) expected_pages: usize,
     /// Whether it has ended.
@@ -42,11 +45,22 @@ pub(super) fn request_of(sequence: u64) -> u64 {
     sequence >> CHOICE_BITS
 }
 
+/// Returns the text of a sequence among those of its request.
+pub(super) fn choice_of(sequence: u64) -> usize {
+    sequence as usize & MAX_CHOICES
+}
+
 /// Returns the pages that one text of `request` is expected to have, the prompt's included, of `limit` pages in all.
 pub(super) fn expected_pages(request: &Request, context: usize, limit: usize) -> usize {
     let written = request.options.max_tokens.min(EXPECTED);
     let positions = request.prompt.len().saturating_add(written).min(context);
     positions.div_ceil(KV_PAGE).min(limit)
+}
+
+/// Returns the pages of their own that texts forked after a prompt are expected to need. `expected` pages are those of one
+/// text with the prompt.
+pub(super) fn pages_of_forks(forks: usize, expected: usize, prompt_len: usize) -> usize {
+    forks * expected.saturating_sub(prompt_len / KV_PAGE)
 }
 
 impl Sequence {
@@ -60,27 +74,41 @@ impl Sequence {
         self.tokens.len() > request.prompt.len() && self.left() == 1
     }
 
+    /// Whether it has all the tokens that it may have.
+    pub(super) fn is_full(&self) -> bool {
+        self.tokens.len() >= self.max_len
+    }
+
+    /// Returns why no token may follow the last one, if that is so.
+    pub(super) fn limit(&self) -> Option<FinishReason> {
+        if self.is_full() {
+            return Some(FinishReason::Length);
+        }
+        let can_read = self.session.tokens().len() < self.session.capacity();
+        (!can_read).then_some(FinishReason::ContextFull)
+    }
+
     /// Returns how the scheduler sees it. Texts that are forked after the prompt need pages of their own.
-    pub(super) fn active(&self, id: u64, request: &Request, forks: usize) -> Active {
+    pub(super) fn active(&self, pending: &Pending, forks: usize, is_blocked: bool) -> Active {
+        let request = &pending.request;
         let cache = self.session.cache();
         let (pages, written) = (cache.page_ids().len(), cache.pages_to_reserve(1));
         let room = pages * KV_PAGE - cache.len();
         let copies = usize::from(room > 0 && written > 0);
         let own = (self.expected_pages + copies).saturating_sub(pages);
-        let prompt_pages = request.prompt.len() / KV_PAGE;
-        let of_forks = forks * (self.expected_pages.saturating_sub(prompt_pages));
+        let of_forks = pages_of_forks(forks, self.expected_pages, request.prompt.len());
         Active {
-            id: sequence_id(id, self.choice),
+            id: sequence_id(pending.id, self.choice),
             client: request.client,
             priority: request.priority,
-            arrived: std::time::Duration::ZERO,
+            arrived: pending.arrived,
             prompt_left: if self.writes(request) { 0 } else { self.left() },
             context: cache.len(),
             room,
             copies,
             sequences: 1 + forks,
             promised: own + of_forks,
-            is_blocked: false,
+            is_blocked,
         }
     }
 }

@@ -45,8 +45,7 @@ pub(super) fn run(parts: &mut [Part<'_>]) -> Vec<Result<Outcome, EngineError>> {
     let alone = parts.iter_mut().zip(lengths).map(|(part, len)| {
         part.sequence.session.truncate(len);
         // What a recurrent model has lost, or the first attempt has read, is read next time.
-        let part_tokens = part.sequence.left().min(part.tokens);
-        part.tokens = part_tokens;
+        part.tokens = part.tokens.min(part.sequence.left());
         match unwind(|| run_together(std::slice::from_mut(part))) {
             Ok(Ok(mut outcomes)) => outcomes.pop().unwrap_or_else(|| Ok(Outcome::default())),
             Ok(Err(error)) => Err(error),
@@ -115,10 +114,10 @@ fn choose(
 ) -> Result<(), EngineError> {
     let mut together: Vec<(usize, (&Session, &mut Sampler))> = Vec::new();
     for (index, part) in parts.iter_mut().enumerate() {
-        let Sequence { session, sampler, tokens, writer, .. } = &mut *part.sequence;
-        if session.tokens().len() < tokens.len() || writer.is_full() {
+        if part.sequence.left() > 0 || part.sequence.is_full() {
             continue;
         }
+        let Sequence { session, sampler, .. } = &mut *part.sequence;
         let Some(count) = part.logprobs else {
             together.push((index, (&*session, sampler)));
             continue;

@@ -1,35 +1,26 @@
 //! The engine's thread: takes requests, plans steps, runs them and tells readers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bitnet_core::kv::KvCache;
-
 use super::cost::CostModel;
 use super::live::{Live, Pending};
-use super::memory::{Pages, make_room, pages_of_state};
+use super::memory::{Pages, make_room};
 use super::prefix::PrefixCache;
-use super::request::{EngineError, Request, Usage};
-use super::scheduler::{Active, Plan, Scheduler, Waiting};
-use super::sequence::{Sequence, expected_pages, request_of, sequence_id};
+use super::request::EngineError;
+use super::scheduler::{Active, Plan, Scheduler};
+use super::sequence::{choice_of, request_of, sequence_id};
 use super::step::{self, Outcome, Part, SCORED_ROWS, unwind};
 use super::{EngineConfig, Shared};
 use crate::Model;
-use crate::generate::TextWriter;
 use crate::session::Session;
 
 /// How long the thread sleeps while all readers are behind.
 const READERS: Duration = Duration::from_millis(2);
 
-/// Requests that are looked at for admission in one step.
-const CANDIDATES: usize = 64;
-
-/// A common beginning of so many tokens is worth waiting for while another request reads it.
-const WORTH_WAITING: usize = 32;
-
 /// How a request ends.
-enum End {
+pub(super) enum End {
     Finished,
     Cancelled,
     Failed(EngineError),
@@ -37,16 +28,16 @@ enum End {
 
 #[derive(Debug)]
 pub(super) struct Worker {
-    model: Arc<Model>,
-    shared: Arc<Shared>,
-    config: EngineConfig,
-    empty: Session,
-    page_limit: usize,
-    scheduler: Scheduler,
-    cost: CostModel,
-    prefixes: PrefixCache,
-    waiting: Vec<Pending>,
-    live: BTreeMap<u64, Live>,
+    pub(super) model: Arc<Model>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) config: EngineConfig,
+    pub(super) empty: Session,
+    pub(super) page_limit: usize,
+    pub(super) scheduler: Scheduler,
+    pub(super) cost: CostModel,
+    pub(super) prefixes: PrefixCache,
+    pub(super) waiting: Vec<Pending>,
+    pub(super) live: BTreeMap<u64, Live>,
 }
 
 impl Worker {
@@ -80,8 +71,11 @@ impl Worker {
             let waiting = self.waiting.iter().map(|pending| pending.request.client);
             let live = self.live.values().map(|live| live.pending.request.client);
             self.scheduler.set_clients(waiting.chain(live));
-            self.admit();
-            let plan = self.plan();
+            let mut active = self.active();
+            if self.admit(&active) {
+                active = self.active();
+            }
+            let plan = self.plan(&active);
             if let Some(id) = plan.ended {
                 let limit = self.page_limit.saturating_mul(self.empty.cache().page_bytes());
                 self.end(request_of(id), End::Failed(EngineError::OutOfMemory { limit }));
@@ -94,10 +88,8 @@ impl Worker {
             }
             self.step(&plan);
         }
-        for (_, live) in std::mem::take(&mut self.live) {
-            let _ = live.pending.events.try_send(Err(EngineError::ShuttingDown));
-        }
-        for pending in self.waiting.drain(..) {
+        let live = std::mem::take(&mut self.live).into_values().map(|live| live.pending);
+        for pending in live.chain(self.waiting.drain(..)) {
             let _ = pending.events.try_send(Err(EngineError::ShuttingDown));
         }
     }
@@ -135,7 +127,7 @@ impl Worker {
         let closed = |pending: &Pending| pending.events.is_closed();
         for pending in extract(&mut self.waiting, closed) {
             self.left_queue(&pending);
-            self.count_end(&End::Cancelled);
+            self.close(&pending, End::Cancelled);
         }
     }
 
@@ -146,11 +138,8 @@ impl Worker {
         let late = |p: &Pending| p.request.patience.is_some_and(|patience| waited(p) > patience);
         for pending in extract(&mut self.waiting, late) {
             self.left_queue(&pending);
-            let end = End::Failed(EngineError::Late { waited: waited(&pending) });
-            self.count_end(&end);
-            if let End::Failed(error) = end {
-                let _ = pending.events.try_send(Err(error));
-            }
+            let waited = waited(&pending);
+            self.close(&pending, End::Failed(EngineError::Late { waited }));
         }
     }
 
@@ -176,204 +165,32 @@ impl Worker {
         done.into_iter().for_each(|id| self.end(id, End::Finished));
     }
 
-    fn active_caches(&self) -> impl Iterator<Item = &KvCache> {
-        self.live.values().flat_map(|live| &live.sequences).map(|s| s.session.cache())
+    /// Returns the pages of the texts in progress.
+    pub(super) fn active_pages(&self) -> Pages {
+        let sequences = self.live.values().flat_map(|live| &live.sequences);
+        Pages::of(sequences.map(|sequence| sequence.session.cache()))
     }
 
+    /// Returns how the scheduler sees the texts in progress.
     fn active(&self) -> Vec<Active> {
-        let mut active = Vec::new();
-        for (&id, live) in &self.live {
-            let forks = match live.is_reading() {
-                true => live.pending.request.choices - 1,
-                false => 0,
-            };
-            for sequence in live.sequences.iter().filter(|s| !s.is_done) {
-                let view = sequence.active(id, &live.pending.request, forks);
-                let (arrived, is_blocked) = (live.pending.arrived, !live.held.is_empty());
-                active.push(Active { arrived, is_blocked, ..view });
-            }
-        }
-        active
-    }
-
-    /// Admits requests for which there is room.
-    fn admit(&mut self) {
-        let active = self.active();
-        let running: usize = active.iter().map(|a| a.sequences).sum();
-        if self.waiting.is_empty() || running >= self.config.step.max_sequences {
-            return;
-        }
-        let held = Pages::of(self.active_caches());
-        self.share_read_prompts();
-        let views = self.waiting_views(&held);
-        let free = self.page_limit.saturating_sub(held.count());
-        let now = self.shared.start.elapsed();
-        let admitted = self.scheduler.admit(&views, &active, free, &self.cost, now);
-        for id in admitted {
-            let Some(index) = self.waiting.iter().position(|pending| pending.id == id) else {
-                continue;
-            };
-            let pending = self.waiting.remove(index);
-            self.left_queue(&pending);
-            self.begin(pending);
-        }
-    }
-
-    /// Puts the prompts that are being read into the prefix cache as far as a waiting request has use for them.
-    fn share_read_prompts(&mut self) {
-        let Self { prefixes, waiting, live, .. } = self;
-        for pending in waiting.iter().take(CANDIDATES) {
-            let request = &pending.request;
-            if request.prompt_logprobs.is_some() {
-                continue;
-            }
-            for live in live.values().filter(|l| l.pending.request.group == request.group) {
-                let Some(first) = live.sequences.first() else { continue };
-                let read = first.session.tokens();
-                let common = common_len(read, &request.prompt);
-                if common > WORTH_WAITING
-                    && prefixes.matched(request.group, &read[..common]) < common
-                {
-                    let cache = first.session.cache().fork(common);
-                    prefixes.insert(request.group, read, cache);
-                }
-            }
-        }
-    }
-
-    /// Returns how the scheduler sees the first requests that wait.
-    fn waiting_views(&mut self, held: &Pages) -> Vec<Waiting> {
-        let context = self.empty.capacity();
-        let state = pages_of_state(self.empty.cache());
-        let mut views: Vec<Waiting> = Vec::new();
-        let count = self.waiting.len().min(CANDIDATES);
-        for index in 0..count {
-            let Pending { id, request, arrived, .. } = &self.waiting[index];
-            let found = match request.prompt_logprobs {
-                Some(_) => None,
-                None => self.prefixes.find(request.group, known_part(&request.prompt)),
-            };
-            let matched = found.as_ref().map_or(0, KvCache::len);
-            let shared = found.map_or(0, |cache| cache.page_ids().len() - held.missing(&cache));
-            let pages = expected_pages(request, context, self.page_limit);
-            let of_forks = (request.choices - 1)
-                * pages.saturating_sub(request.prompt.len() / bitnet_core::kv::KV_PAGE);
-            let pages = pages.saturating_sub(shared) + of_forks + request.choices * state;
-            let follows = self.follows(request, index, matched, &views);
-            views.push(Waiting {
-                id: *id,
-                client: request.client,
-                priority: request.priority,
-                arrived: *arrived,
-                prompt_left: request.prompt.len() - matched,
-                pages: pages.min(self.page_limit),
-                sequences: request.choices,
-                follows,
-            });
-        }
-        views
-    }
-
-    /// Whether a request that is being read, or comes before `index` in the queue, has a beginning in common with
-    /// `request` that is worth waiting for.
-    fn follows(&self, request: &Request, index: usize, matched: usize, before: &[Waiting]) -> bool {
-        let is_worth = |other: &Request, read: usize| {
-            let common = common_len(&other.prompt, known_part(&request.prompt));
-            other.group == request.group
-                && other.priority >= request.priority
-                && common > matched.max(read) + WORTH_WAITING
-        };
-        if request.prompt_logprobs.is_some() {
-            return false;
-        }
-        let reading = self.live.values().filter(|live| live.is_reading());
-        let mut reading = reading.filter_map(|live| {
-            let first = live.sequences.first()?;
-            Some((&live.pending.request, first.session.tokens().len()))
-        });
-        reading.any(|(other, read)| is_worth(other, read))
-            || before.iter().zip(&self.waiting[..index]).any(|(view, other)| {
-                !view.follows
-                    && other.request.prompt_logprobs.is_none()
-                    && is_worth(&other.request, 0)
-            })
-    }
-
-    /// Begins to read a request's prompt after what is known of it.
-    fn begin(&mut self, pending: Pending) {
-        let request = &pending.request;
-        let found = match request.prompt_logprobs {
-            Some(_) => None,
-            None => self.prefixes.find(request.group, known_part(&request.prompt)),
-        };
-        let session = match found {
-            Some(cache) => self.empty.with_cache(&request.prompt[..cache.len()], cache),
-            None => match self.model.session(Some(self.empty.capacity())) {
-                Ok(session) => session,
-                Err(error) => {
-                    let _ = pending.events.try_send(Err(error.into()));
-                    self.count_end(&End::Cancelled);
-                    return;
-                }
-            },
-        };
-        let cached = session.tokens().len();
-        let Some(tokenizer) = self.empty.tokenizer.clone() else { return };
-        let sequence = Sequence {
-            choice: 0,
-            session,
-            tokens: request.prompt.clone(),
-            sampler: pending.sampler.clone(),
-            writer: TextWriter::new(tokenizer, &self.empty.end_tokens, &request.options),
-            expected_pages: expected_pages(request, self.empty.capacity(), self.page_limit),
-            is_done: false,
-        };
-        let usage = Usage {
-            prompt_tokens: request.prompt.len(),
-            cached_tokens: cached,
-            queue_time: self.shared.start.elapsed().saturating_sub(pending.arrived),
-            ..Usage::default()
-        };
-        self.shared.stats().cached_tokens += cached as u64;
-        let mut live = Live {
-            sequences: vec![sequence],
-            held: VecDeque::new(),
-            held_since: None,
-            usage,
-            first_step: Instant::now(),
-            first_token: None,
-            is_told: false,
-            pending,
-        };
-        if cached > 0 {
-            live.tell_prompt(Vec::new());
-        }
-        self.live.insert(live.pending.id, live);
+        self.live.values().flat_map(Live::active).collect()
     }
 
     /// Plans the next step, and drops earlier texts whose pages it needs.
-    fn plan(&mut self) -> Plan {
-        let active = self.active();
-        let held = Pages::of(self.active_caches()).count();
-        let free = self.page_limit.saturating_sub(held);
-        let plan = self.scheduler.step(&active, free, &self.cost);
-        let needed: usize = plan
-            .run
-            .iter()
-            .filter_map(|&(id, tokens)| {
-                let live = self.live.get(&request_of(id))?;
-                let found =
-                    live.sequences.iter().find(|s| sequence_id(request_of(id), s.choice) == id);
-                Some(found?.session.cache().pages_to_reserve(tokens))
-            })
-            .sum();
-        let caches = self.live.values().flat_map(|live| &live.sequences);
-        let caches = caches.map(|s| s.session.cache());
-        let (used, evicted) = make_room(caches, &mut self.prefixes, needed, self.page_limit);
+    fn plan(&mut self, active: &[Active]) -> Plan {
+        let held = self.active_pages();
+        let free = self.page_limit.saturating_sub(held.count());
+        let plan = self.scheduler.step(active, free, &self.cost);
+        let needed = plan.run.iter().filter_map(|&(id, tokens)| {
+            let sequence = self.live.get(&request_of(id))?.sequences.get(choice_of(id))?;
+            Some(sequence.session.cache().pages_to_reserve(tokens))
+        });
+        let needed = needed.sum();
+        let (used, evicted) = make_room(&held, &mut self.prefixes, needed, self.page_limit);
         let mut stats = self.shared.stats();
         stats.paused += u64::from(!plan.paused.is_empty());
         stats.evicted += evicted;
-        (stats.pages, stats.active_pages) = (used, held);
+        (stats.pages, stats.active_pages) = (used, held.count());
         (stats.active, stats.cached_texts) = (active.len(), self.prefixes.len());
         drop(stats);
         plan
@@ -426,14 +243,10 @@ impl Worker {
 
     /// Tells the reader of a text what came of it.
     fn tell(&mut self, id: u64, outcome: Outcome) -> Result<(), EngineError> {
-        let Some(live) = self.live.get_mut(&request_of(id)) else { return Ok(()) };
-        let Some(index) =
-            live.sequences.iter().position(|s| sequence_id(request_of(id), s.choice) == id)
-        else {
-            return Ok(());
-        };
+        let (request, choice) = (request_of(id), choice_of(id));
+        let Some(live) = self.live.get_mut(&request) else { return Ok(()) };
         let prompt = live.pending.request.prompt.len();
-        let sequence = &mut live.sequences[index];
+        let sequence = &mut live.sequences[choice];
         let has_read_prompt = sequence.tokens.len() == prompt;
         if has_read_prompt {
             let was_all = sequence.left() == 0;
@@ -444,14 +257,13 @@ impl Worker {
             if !was_all {
                 return Ok(());
             }
-            self.keep_prompt(request_of(id));
+            self.keep_prompt(request);
         }
-        let Some(live) = self.live.get_mut(&request_of(id)) else { return Ok(()) };
-        let logprobs = outcome.logprobs;
+        let Some(live) = self.live.get_mut(&request) else { return Ok(()) };
         if has_read_prompt {
-            live.fork_prompt(self.empty.end_tokens.clone())?;
+            live.fork_prompt()?;
         }
-        let mut written = live.write(index, outcome.token, logprobs)?;
+        let mut written = live.write(choice, outcome.token, outcome.logprobs)?;
         if has_read_prompt {
             for fork in 1..live.sequences.len() {
                 let (token, logprobs) = live.choose_first(fork)?;
@@ -473,13 +285,15 @@ impl Worker {
         self.prefixes.insert(live.pending.request.group, tokens, cache);
     }
 
-    fn left_queue(&self, pending: &Pending) {
+    /// Counts a request that waits no more.
+    pub(super) fn left_queue(&self, pending: &Pending) {
         let mut inbox = self.shared.inbox();
         inbox.waiting -= 1;
         inbox.waiting_tokens -= pending.request.prompt.len();
     }
 
-    fn count_end(&self, end: &End) {
+    /// Counts a request that has ended, and tells its reader of an error.
+    pub(super) fn close(&self, pending: &Pending, end: End) {
         let mut stats = self.shared.stats();
         match end {
             End::Finished => stats.finished += 1,
@@ -489,6 +303,10 @@ impl Worker {
         drop(stats);
         // Who finds that nothing is left finds it counted.
         self.shared.inbox().unfinished -= 1;
+        if let End::Failed(error) = end {
+            // A reader that is behind has no room for the error: it finds the stream ended.
+            let _ = pending.events.try_send(Err(error));
+        }
     }
 
     /// Ends a request, and keeps what was read for it.
@@ -504,21 +322,8 @@ impl Worker {
                 self.prefixes.insert(group, tokens, cache);
             }
         }
-        self.count_end(&end);
-        if let End::Failed(error) = end {
-            // A reader that is behind has no room for the error: it finds the stream ended.
-            let _ = live.pending.events.try_send(Err(error));
-        }
+        self.close(&live.pending, end);
     }
-}
-
-/// Returns the part of a prompt that may be found: all but its last token, whose logits are needed.
-fn known_part(prompt: &[u32]) -> &[u32] {
-    &prompt[..prompt.len().saturating_sub(1)]
-}
-
-fn common_len(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// Removes the items for which `is_wanted` holds, and returns them.

@@ -1,21 +1,19 @@
 //! Writing text: an iterator from logits to tokens with their text, with every way of stopping.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::Result;
 use crate::draft::{DraftMode, DraftStats, Drafter};
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::session::Session;
-use crate::tokenizer::{TextStream, Tokenizer};
-use crate::{InferenceError, Result};
 
 mod stop;
 mod text_writer;
 
 pub use stop::StopFilter;
 pub(crate) use stop::longest_suffix_prefix;
-pub(crate) use text_writer::TextWriter;
+pub(crate) use text_writer::{TextWriter, Written};
 
 /// What to write and when to stop.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,8 +114,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`InferenceError::UnsupportedOperation`] without a tokenizer, [`InferenceError::Parameter`] for a sampler value
-    /// out of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
+    /// [`UnsupportedOperation`](crate::InferenceError::UnsupportedOperation) without a tokenizer,
+    /// [`Parameter`](crate::InferenceError::Parameter) for a sampler value out of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
     pub fn generate<'s>(
         &'s mut self,
         prompt: &'s [u32],
@@ -143,8 +141,7 @@ pub struct Generation<'s> {
     options: &'s GenerateOptions,
     sampler: Sampler,
     drafter: Drafter,
-    stream: TextStream<Arc<Tokenizer>>,
-    filter: StopFilter,
+    writer: TextWriter,
     is_cancelled: Box<dyn FnMut() -> bool + 's>,
     state: State,
     written: Generated,
@@ -173,19 +170,14 @@ impl<'s> Generation<'s> {
         prompt: &'s [u32],
         options: &'s GenerateOptions,
     ) -> Result<Self> {
-        let tokenizer = session
-            .tokenizer
-            .as_ref()
-            .ok_or_else(|| InferenceError::no_tokenizer("writing text"))?;
-        let stream = TextStream::continuing(Arc::clone(tokenizer));
+        let writer = TextWriter::new(session, options)?;
         if options.draft == DraftMode::Mtp {
             session.follow_with_draft_layer()?;
         }
         Ok(Self {
-            stream,
+            writer,
             sampler: Sampler::new(options.sampler.clone(), session.decoder.config.vocab_size)?,
             drafter: Drafter::new(options.draft),
-            filter: StopFilter::new(&options.stop),
             is_cancelled: Box::new(|| false),
             state: State::Prompt,
             written: Generated {
@@ -299,16 +291,14 @@ impl<'s> Generation<'s> {
             return Ok(self.end(FinishReason::Length));
         }
         let token = self.session.choose(&mut self.sampler)?;
-        if !self.options.ignore_end && self.session.end_tokens.contains(&token) {
-            return Ok(self.end(FinishReason::EndOfText));
-        }
-        if self.options.stop_tokens.contains(&token) {
-            return Ok(self.end(FinishReason::Stop));
-        }
+        let (text, is_last) = match self.writer.take(token)? {
+            Written::Text(text) => (text, false),
+            Written::Last(text) => (text, true),
+            Written::End(reason) => return Ok(self.end(reason)),
+        };
         self.written.tokens.push(token);
-        let (text, stopped) = self.filter.push(&self.stream.push(token)?);
         self.written.text.push_str(&text);
-        if stopped {
+        if is_last {
             self.written.finish = FinishReason::Stop;
             self.session.drop_ahead();
             self.state = State::Done;
@@ -323,8 +313,7 @@ impl<'s> Generation<'s> {
         self.state = State::Done;
         self.written.finish = reason;
         self.session.drop_ahead();
-        let (mut text, _) = self.filter.push(&self.stream.finish());
-        text.push_str(&self.filter.finish());
+        let text = self.writer.finish();
         self.written.text.push_str(&text);
         (!text.is_empty()).then_some(Token { id: None, text })
     }

@@ -1,11 +1,12 @@
-//! From written tokens to text: whole characters, stop strings, and why writing ends.
+//! From written tokens to text: whole characters, stop strings, and tokens that end a text.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{FinishReason, GenerateOptions, StopFilter, Token};
-use crate::Result;
+use super::{FinishReason, GenerateOptions, StopFilter};
+use crate::session::Session;
 use crate::tokenizer::{TextStream, Tokenizer};
+use crate::{InferenceError, Result};
 
 /// Takes the tokens of one text as they are chosen.
 #[derive(Debug)]
@@ -14,59 +15,57 @@ pub(crate) struct TextWriter {
     filter: StopFilter,
     end_tokens: Arc<BTreeSet<u32>>,
     stop_tokens: Vec<u32>,
-    left: usize,
+}
+
+/// What came of a token.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Whole characters; empty while a character or a stop string may still be completed.
+    Text(String),
+    /// The text before a stop string that the token completed; the text ends with it.
+    Last(String),
+    /// Nothing: the text ends before the token.
+    End(FinishReason),
 }
 
 impl TextWriter {
-    /// A writer for text after a prompt.
-    pub(crate) fn new(
-        tokenizer: Arc<Tokenizer>,
-        end_tokens: &Arc<BTreeSet<u32>>,
-        options: &GenerateOptions,
-    ) -> Self {
-        Self {
-            stream: TextStream::continuing(tokenizer),
+    /// Returns a writer for text after a prompt.
+    ///
+    /// # Errors
+    /// [`InferenceError::UnsupportedOperation`] for a session without a tokenizer.
+    pub(crate) fn new(session: &Session, options: &GenerateOptions) -> Result<Self> {
+        let tokenizer = session.tokenizer.as_ref();
+        let tokenizer = tokenizer.ok_or_else(|| InferenceError::no_tokenizer("writing text"))?;
+        let end_tokens = &session.end_tokens;
+        Ok(Self {
+            stream: TextStream::continuing(Arc::clone(tokenizer)),
             filter: StopFilter::new(&options.stop),
             end_tokens: if options.ignore_end { Arc::default() } else { Arc::clone(end_tokens) },
             stop_tokens: options.stop_tokens.clone(),
-            left: options.max_tokens,
-        }
+        })
     }
 
-    /// Whether no token may be written.
-    pub(crate) fn is_full(&self) -> bool {
-        self.left == 0
-    }
-
-    /// Takes the token that was chosen. Returns what is written by it, if anything, and why writing ends with it, if it
-    /// does.
+    /// Takes the token that was chosen.
     ///
     /// # Errors
     /// Those of [`TextStream::push`].
-    pub(crate) fn take(&mut self, token: u32) -> Result<(Option<Token>, Option<FinishReason>)> {
+    pub(crate) fn take(&mut self, token: u32) -> Result<Written> {
         if self.end_tokens.contains(&token) {
-            return Ok((self.held(), Some(FinishReason::EndOfText)));
+            return Ok(Written::End(FinishReason::EndOfText));
         }
         if self.stop_tokens.contains(&token) {
-            return Ok((self.held(), Some(FinishReason::Stop)));
+            return Ok(Written::End(FinishReason::Stop));
         }
-        let (mut text, is_stopped) = self.filter.push(&self.stream.push(token)?);
-        self.left = self.left.saturating_sub(1);
-        let finish = match (is_stopped, self.left) {
-            (true, _) => Some(FinishReason::Stop),
-            (false, 0) => Some(FinishReason::Length),
-            (false, _) => None,
-        };
-        if finish == Some(FinishReason::Length) {
-            text.extend(self.held().map(|held| held.text));
-        }
-        Ok((Some(Token { id: Some(token), text }), finish))
+        Ok(match self.filter.push(&self.stream.push(token)?) {
+            (text, true) => Written::Last(text),
+            (text, false) => Written::Text(text),
+        })
     }
 
-    /// Returns the text that was held back, if there is any: the beginning of a stop string, or of a character.
-    pub(crate) fn held(&mut self) -> Option<Token> {
+    /// Returns what was held back, once no more tokens come: the beginning of a stop string, or of a character.
+    pub(crate) fn finish(&mut self) -> String {
         let (mut text, _) = self.filter.push(&self.stream.finish());
         text.push_str(&self.filter.finish());
-        (!text.is_empty()).then_some(Token { id: None, text })
+        text
     }
 }
