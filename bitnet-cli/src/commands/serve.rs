@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bitnet_inference::engine::scheduler::StepLimits;
-use bitnet_inference::engine::{Engine, EngineConfig};
-use bitnet_inference::{Model, ModelSource};
+use bitnet_inference::engine::{DEFAULT_CONTEXTS, Engine, EngineConfig};
+use bitnet_inference::{ModelSource, Session};
 use bitnet_server::{ServerConfig, serve};
 use serde_json::json;
 
@@ -18,9 +18,6 @@ use crate::input_text::{LONGEST_SETTINGS, read_text};
 use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{Output, bytes, count};
-
-/// Contexts for which there is memory by default.
-const CONTEXTS: usize = 8;
 
 /// Serves until a signal comes.
 pub(crate) fn run(cli: &Cli, args: &ServeArgs, output: &mut Output) -> Result<Outcome> {
@@ -38,9 +35,14 @@ pub(crate) fn run(cli: &Cli, args: &ServeArgs, output: &mut Output) -> Result<Ou
     }
     let name = args.name.clone().unwrap_or_else(|| model_name(load::source(cli, None)));
     let model = Arc::new(load::model(cli, output)?);
-    let kv_bytes = kv_bytes(&model, cli, args)?;
+    let kv_bytes = kv_bytes(&load::session(cli, &model, output)?, args);
     let step = StepLimits { max_sequences: args.parallel.into(), ..StepLimits::default() };
-    let config = EngineConfig { context: cli.model.ctx, kv_bytes, step, ..EngineConfig::default() };
+    let config = EngineConfig {
+        context: cli.model.ctx,
+        kv_bytes: Some(kv_bytes),
+        step,
+        ..EngineConfig::default()
+    };
     let engine = Engine::start(Arc::clone(&model), config)?;
     if model.decoder().prepare_top_logits()? {
         model.write_cache();
@@ -90,15 +92,14 @@ fn model_name(source: Result<ModelSource<'_>>) -> String {
 
 /// Returns the memory for keys and values: what was asked for, else eight contexts, at most half of what is free but for one
 /// context.
-fn kv_bytes(model: &Model, cli: &Cli, args: &ServeArgs) -> Result<Option<usize>> {
+fn kv_bytes(session: &Session, args: &ServeArgs) -> usize {
     if let Some(mib) = args.kv_memory {
-        return Ok(Some(mib.saturating_mul(1 << 20)));
+        return mib.saturating_mul(1 << 20);
     }
-    let session = model.session(cli.model.ctx)?;
     let pages = session.capacity().div_ceil(bitnet_core::kv::KV_PAGE);
     let context = pages.saturating_mul(session.cache().page_bytes());
     let half = load::free_memory().map_or(usize::MAX, |free| (free / 2) as usize);
-    Ok(Some(context.saturating_mul(CONTEXTS).min(half).max(context)))
+    context.saturating_mul(DEFAULT_CONTEXTS).min(half).max(context)
 }
 
 /// Returns the keys of a file: its lines, without those that are empty or begin with `#`.

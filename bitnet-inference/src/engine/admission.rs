@@ -12,7 +12,6 @@ use super::request::{Request, Usage};
 use super::scheduler::{Active, Waiting};
 use super::sequence::{Sequence, expected_pages, pages_of_forks};
 use super::worker::{End, Worker};
-use crate::InferenceError;
 use crate::generate::TextWriter;
 use crate::sampler::Sampler;
 use crate::session::common_len;
@@ -46,8 +45,9 @@ impl Worker {
             };
             let pending = self.waiting.remove(index);
             self.left_queue(&pending);
-            if let Err((pending, error)) = self.begin(pending) {
-                self.close(&pending, End::Failed(error.into()));
+            match self.first_sequence(&pending.request, &pending.sampler) {
+                Ok(first) => self.begin(pending, first),
+                Err(error) => self.close(&pending, End::Failed(error.into())),
             }
         }
         any
@@ -129,13 +129,9 @@ impl Worker {
             })
     }
 
-    /// Begins to read a request's prompt after what is known of it.
-    fn begin(&mut self, pending: Pending) -> Result<(), (Pending, InferenceError)> {
-        let sequence = match self.first_sequence(&pending.request, &pending.sampler) {
-            Ok(sequence) => sequence,
-            Err(error) => return Err((pending, error)),
-        };
-        let cached = sequence.session.tokens().len();
+    /// Begins to read a request's prompt after what its first text knows of it.
+    fn begin(&mut self, pending: Pending, first: Sequence) {
+        let cached = first.session.tokens().len();
         let usage = Usage {
             prompt_tokens: pending.request.prompt.len(),
             cached_tokens: cached,
@@ -144,7 +140,7 @@ impl Worker {
         };
         self.shared.stats().cached_tokens += cached as u64;
         let mut live = Live {
-            sequences: vec![sequence],
+            sequences: vec![first],
             held: VecDeque::new(),
             held_since: None,
             usage,
@@ -157,7 +153,6 @@ impl Worker {
             live.tell_prompt(Vec::new());
         }
         self.live.insert(live.pending.id, live);
-        Ok(())
     }
 
     /// Returns the first text of a request, with what is known of its prompt.
