@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bitnet_formats::names::{Part, Role, TensorName};
-use bitnet_formats::onnx::DataType;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{StoredType, storage_of};
@@ -123,12 +122,9 @@ pub(crate) fn same_storage(stored: StoredType) -> Option<Storage> {
             dense.into_iter().find(|storage| dtype_of(*storage) == Some(dtype))
         }
         StoredType::Onnx(_, Some(_)) => None,
-        StoredType::Onnx(data_type, None) => match data_type {
-            DataType::FLOAT => Some(Storage::Dense(DenseType::F32)),
-            DataType::FLOAT16 => Some(Storage::Dense(DenseType::F16)),
-            DataType::BFLOAT16 => Some(Storage::Dense(DenseType::BF16)),
-            _ => None,
-        },
+        StoredType::Onnx(data_type, None) => {
+            data_type.plain().map(DenseType::from).map(Storage::Dense)
+        }
     }
 }
 

@@ -209,16 +209,25 @@ fn a_table_is_read_only_if_its_codes_are_spread_as_expected() {
     // The table's entry of byte 1, which must be 1 in the low four bits.
     let spread = [0, 0, 1, 0, 2, 0, 3, 0, 0x10, 0];
     let wrong = [0, 0, 2, 0, 2, 0, 3, 0, 0x10, 0];
-    let folder = Folder::of(QWEN3).patch(FILE, &spread, &wrong);
+    let untied = || Folder::of(QWEN3).config("tie_word_embeddings", false.into());
+    let expected = logits(&load(untied().path()).unwrap());
+    let folder = untied().patch(FILE, &spread, &wrong);
     assert_names(
         &folder.refusal(),
         &["GatherBlockQuantized", "unpack_lut_src2_tgt4", "does not spread codes"],
     );
-    let folder = Folder::of(QWEN3).patch(FILE, b"\x22\x06Gather\x2a", b"\x22\x06Tilers\x2a");
+    let gather = b"\x22\x06Gather\x2a";
+    let folder = untied().patch(FILE, gather, b"\x22\x06Tilers\x2a");
     assert_names(
         &folder.refusal(),
-        &["GatherBlockQuantized /model/embed_tokens", "other nodes compute"],
+        &["GatherBlockQuantized /model/embed_tokens", "that other nodes compute"],
     );
+    // A tied table is the head, in whatever form it is stored.
+    let folder = Folder::of(QWEN3).patch(FILE, gather, b"\x22\x06Tilers\x2a");
+    let model = load(folder.path()).unwrap();
+    assert_eq!(logits(&model), expected);
+    let assumptions = model.facts().assumptions.join("\n");
+    assert_names(&assumptions, &["GatherBlockQuantized /model/embed_tokens", "is the head (tied)"]);
 }
 
 #[test]
@@ -232,6 +241,15 @@ fn graphs_that_compute_something_else_are_refused() {
         Folder::of(QWEN3).config("num_attention_heads", 8.into()).config("head_dim", 16.into());
     let message = folder.refusal();
     assert_names(&message, &["model_q2f16.onnx"]);
+    let folder = Folder::of(LLAMA).patch(
+        "model_q2.onnx",
+        b"rotary_interleaved\x18\x00",
+        b"rotary_interleaved\x18\x01",
+    );
+    assert_names(
+        &folder.refusal(),
+        &["GroupQueryAttention /model/layers.0/attn", "with rotary_interleaved"],
+    );
     let folder = Folder::of(LLAMA).config("hidden_size", 256.into());
     assert_names(&folder.refusal(), &["qkv_proj.qweight", "[256, 128]", "[", "256]"]);
     let folder = Folder::of(QWEN3).config("num_hidden_layers", 3.into());

@@ -10,7 +10,7 @@ use super::values::{Choice, one_of};
 /// `bitnet convert`.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
-    /// The model: a GGUF file, a safetensors file or a Hugging Face folder
+    /// The model: a GGUF, safetensors or ONNX file, or a Hugging Face folder
     #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
     /// The output: a name ending in .gguf, or a folder

@@ -14,7 +14,7 @@ use super::values::{Choice, one_of, positive};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A GGUF file, a safetensors file, a folder with one model, or OWNER/NAME on a hub (downloaded unless cached)
+    /// A GGUF, safetensors or ONNX file, a folder with one model, or OWNER/NAME on a hub (downloaded unless cached)
     /// [default: the built-in story model]
     #[arg(short, long, global = true, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use bitnet_core::dense::PlainType;
+
 /// An element type, by its number in `TensorProto.DataType`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DataType(i32);
@@ -50,6 +52,17 @@ impl DataType {
     #[must_use]
     pub fn from_id(id: i32) -> Self {
         Self(id)
+    }
+
+    /// Returns the plain float type, if it is one.
+    #[must_use]
+    pub fn plain(self) -> Option<PlainType> {
+        match self {
+            Self::FLOAT => Some(PlainType::F32),
+            Self::FLOAT16 => Some(PlainType::F16),
+            Self::BFLOAT16 => Some(PlainType::BF16),
+            _ => None,
+        }
     }
 
     /// Returns the number in files.

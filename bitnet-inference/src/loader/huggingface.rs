@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
-use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::architecture::ModelClass;
@@ -21,6 +21,7 @@ use super::hf_rotation::rotations;
 use super::json_object::read_json;
 use super::quantization::Quantization;
 use super::ternary_rows::TernaryRows;
+use super::tied_head::differing_head;
 use super::{
     Checkpoint, Container, Description, HfPacking, LoadOptions, RawTensor, StoredBytes,
     StoredLinear, StoredType, tensor_use,
@@ -144,19 +145,10 @@ impl HfCheckpoint {
         if table.shape == [rows, cols] && same_bytes(&head, &table) {
             return Ok((declared, None));
         }
-        let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
-        let numbers = |name| -> Result<Arc<dyn DenseRows>> {
-            let found = self.dense(name, rows, cols, &pool)?;
-            found.ok_or_else(|| self.missing(name))
-        };
-        if same_numbers(&*numbers("output")?, &*numbers("token_embd")?)? {
-            return Ok((declared, None));
+        match differing_head(self)? {
+            None => Ok((declared, None)),
+            assumption => Ok((Some(false), assumption)),
         }
-        let assumption = format!(
-            "config.json says tie_word_embeddings, but {} differs from {}: it is the head, as in transformers",
-            head.name, table.name
-        );
-        Ok((Some(false), Some(assumption)))
     }
 
     /// The names that a tensor may have here: those of the model's class, then the other spellings in use.
@@ -210,23 +202,6 @@ fn same_bytes(a: &TensorView, b: &TensorView) -> bool {
     a.data.release();
     b.data.release();
     same
-}
-
-/// Whether two matrices hold the same numbers.
-pub(super) fn same_numbers(a: &dyn DenseRows, b: &dyn DenseRows) -> Result<bool> {
-    let (mut left, mut right) = (vec![0.0; a.cols()], vec![0.0; b.cols()]);
-    let mut same = (a.rows(), a.cols()) == (b.rows(), b.cols());
-    for row in 0..a.rows() {
-        if !same {
-            break;
-        }
-        a.decode_row(row, &mut left)?;
-        b.decode_row(row, &mut right)?;
-        same = left == right;
-    }
-    a.release();
-    b.release();
-    Ok(same)
 }
 
 impl Checkpoint for HfCheckpoint {

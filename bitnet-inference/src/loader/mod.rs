@@ -36,6 +36,7 @@ mod side_files;
 mod tensor_use;
 mod ternary_rows;
 mod text;
+mod tied_head;
 mod weight_scan;
 
 use std::path::PathBuf;

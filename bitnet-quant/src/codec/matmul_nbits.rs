@@ -92,8 +92,11 @@ impl NbitsForm {
         Ok([cols / 4, blocks * plain::width(scale_type), of_zero_points])
     }
 
-    /// Decodes the zero points of a row.
-    fn zero_points(&self, row: usize, stored: &[u8], out: &mut [f32]) -> Result<()> {
+    /// Decodes the zero points of a row, one for each block, into `out`.
+    ///
+    /// # Errors
+    /// [`Error::BadZeroPoint`] for one that is no code.
+    pub fn zero_points(&self, row: usize, stored: &[u8], out: &mut [f32]) -> Result<()> {
         let bits = match self.zero_points {
             ZeroPoints::Absent => {
                 out.fill(2.0);

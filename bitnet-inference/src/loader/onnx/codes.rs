@@ -1,4 +1,5 @@
-//! Weights of `MatMulNBits` and `GatherBlockQuantized` nodes: initializers of codes, scales and zero points.
+//! Weights of `MatMulNBits` and `GatherBlockQuantized` nodes: initializers of codes, scales and zero points. The attribute
+//! `accuracy_level` says how precisely a node computes, not what.
 
 use std::ops::Range;
 
@@ -26,16 +27,6 @@ pub(super) struct Codes {
     pub(super) table: Option<String>,
     /// The form of the whole matrix.
     pub(super) form: NbitsForm,
-}
-
-/// The type of ordinary numbers, if it is one.
-pub(super) fn plain_type(data_type: DataType) -> Option<PlainType> {
-    match data_type {
-        DataType::FLOAT => Some(PlainType::F32),
-        DataType::FLOAT16 => Some(PlainType::F16),
-        DataType::BFLOAT16 => Some(PlainType::BF16),
-        _ => None,
-    }
 }
 
 /// The initializer that a node's input holds, in another shape perhaps.
@@ -121,14 +112,14 @@ impl<'m> Reader<'m> {
     }
 
     fn scale_type(&self, scales: &Initializer) -> Result<PlainType> {
-        let found = plain_type(scales.data_type);
+        let found = scales.data_type.plain();
         found.ok_or_else(|| self.wrong(scales, " for scales"))
     }
 
     fn point_type(&self, points: Option<&Initializer>, bits: usize) -> Result<ZeroPoints> {
         match points {
             None => Ok(ZeroPoints::Absent),
-            Some(points) => match plain_type(points.data_type) {
+            Some(points) => match points.data_type.plain() {
                 Some(plain) => Ok(ZeroPoints::Plain(plain)),
                 None if points.data_type != DataType::UINT8 => {
                     Err(self.wrong(points, " for zero points"))
@@ -258,6 +249,33 @@ impl Codes {
             zero_points: read.point_type(points, bits)?,
         };
         read.checked([weight, scales], points, table, form)
+    }
+
+    /// Whether another node reads the same codes and scales, with equal zero points.
+    ///
+    /// # Errors
+    /// [`InferenceError::Weights`] naming the codes of a matrix with zero points that are none.
+    pub(super) fn equals(&self, other: &Self, model: &OnnxModel) -> Result<bool> {
+        let shape = |codes: &Self| [codes.form.rows, codes.form.cols, codes.form.block];
+        let same = (&self.weight, &self.scales, shape(self))
+            == (&other.weight, &other.scales, shape(other));
+        Ok(same && self.all_zero_points(model)? == other.all_zero_points(model)?)
+    }
+
+    /// The zero points of all rows.
+    fn all_zero_points(&self, model: &OnnxModel) -> Result<Vec<f32>> {
+        let wrong = |error| InferenceError::weights(model.name(), &self.weight, error);
+        let [.., per_row] = self.form.row_bytes().map_err(wrong)?;
+        let stored = self.zero_points.as_ref().and_then(|name| model.find(name));
+        let stored = stored.map(|tensor| model.data(tensor)).transpose()?;
+        let blocks = self.form.cols / self.form.block;
+        let mut out = vec![0.0; self.form.rows * blocks];
+        for (row, out) in out.chunks_exact_mut(blocks).enumerate() {
+            let range = row * per_row..(row + 1) * per_row;
+            let stored = stored.as_ref().and_then(|stored| stored.get(range)).unwrap_or(&[]);
+            self.form.zero_points(row, stored, out).map_err(wrong)?;
+        }
+        Ok(out)
     }
 
     /// Decodes some of the rows.

@@ -7,7 +7,8 @@ use bitnet_formats::architecture::Role;
 use bitnet_formats::names::{Part, TensorName};
 use bitnet_formats::onnx::{DataType, Initializer, Node, OnnxModel};
 
-use super::codes::{Codes, initializer, plain_type, shown};
+use super::agreement;
+use super::codes::{Codes, initializer, shown};
 use super::names;
 use crate::models::ModelConfig;
 use crate::{InferenceError, Result};
@@ -49,9 +50,18 @@ impl Source {
 /// The sources of a model's tensors, by their names in GGUF files without `.weight`.
 pub(super) type Sources = BTreeMap<String, Source>;
 
+/// What a graph holds.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The sources of the model's tensors.
+    pub(super) sources: Sources,
+    /// The node of a table of embeddings that is not read, for the settings say that it is the head's.
+    pub(super) unread_table: Option<String>,
+}
+
 /// Whether an initializer may be a weight of the model: no constant of its graph, no table of rotary angles.
 pub(super) fn may_be_weight(tensor: &Initializer) -> bool {
-    let holds = plain_type(tensor.data_type).is_some() || tensor.data_type == DataType::UINT8;
+    let holds = tensor.data_type.plain().is_some() || tensor.data_type == DataType::UINT8;
     let is_rotary = ["cos_cache", "sin_cache", "inv_freq", "rotary"]
         .iter()
         .any(|part| tensor.name.contains(part));
@@ -63,6 +73,9 @@ struct Graph<'a> {
     model: &'a OnnxModel,
     config: &'a ModelConfig,
     sources: Sources,
+    /// Whether the settings say that the table of embeddings is the head.
+    tied: bool,
+    unread_table: Option<String>,
     /// The initializers of the sources.
     used: HashSet<String>,
 }
@@ -73,8 +86,9 @@ struct Graph<'a> {
 /// [`InferenceError::UnsupportedOperation`] naming a node that is not read, [`InferenceError::TensorShape`] for one of
 /// another shape than the settings ask for, [`InferenceError::Config`] where a node computes something else,
 /// [`InferenceError::UnknownTensor`] for an initializer that may be a weight and is none of the model's.
-pub(super) fn sources(model: &OnnxModel, config: &ModelConfig) -> Result<Sources> {
-    let mut graph = Graph { model, config, sources: Sources::new(), used: HashSet::new() };
+pub(super) fn read(model: &OnnxModel, config: &ModelConfig, tied: bool) -> Result<Found> {
+    let (sources, used) = (Sources::new(), HashSet::new());
+    let mut graph = Graph { model, config, sources, tied, unread_table: None, used };
     for node in model.nodes() {
         graph.add_codes_of(node)?;
     }
@@ -85,7 +99,7 @@ pub(super) fn sources(model: &OnnxModel, config: &ModelConfig) -> Result<Sources
         }
     }
     for node in model.nodes() {
-        graph.check(node)?;
+        agreement::check(model, config, node)?;
         graph.add_node(node)?;
     }
     if !graph.sources.values().any(|source| matches!(source, Source::Codes(..))) {
@@ -94,7 +108,8 @@ pub(super) fn sources(model: &OnnxModel, config: &ModelConfig) -> Result<Sources
         return Err(InferenceError::unsupported(what, instead));
     }
     graph.refuse_unknown()?;
-    Ok(graph.sources)
+    let Graph { sources, unread_table, .. } = graph;
+    Ok(Found { sources, unread_table })
 }
 
 impl Graph<'_> {
@@ -144,7 +159,7 @@ impl Graph<'_> {
 
     /// Adds an initializer of ordinary numbers, if `name` is that of a vector or of the table.
     fn add_numbers(&mut self, tensor: &Initializer, name: &str) -> Result<()> {
-        if plain_type(tensor.data_type).is_none() || tensor.elements() == 0 {
+        if tensor.data_type.plain().is_none() || tensor.elements() == 0 {
             return Ok(());
         }
         let names = names::tensors(name, self.config.layers);
@@ -181,7 +196,7 @@ impl Graph<'_> {
                 let of_input = inputs.into_iter().find(|names| !names.is_empty());
                 let names = if by_node.is_empty() { of_input } else { Some(by_node) };
                 let names = names.ok_or_else(|| self.unknown(&codes.weight))?;
-                if node.input(5).is_some_and(|bias| !bias.is_empty()) {
+                if node.input(5).is_some() {
                     let what = format!("{}: the bias of {}", self.model.name(), shown(node));
                     return Err(InferenceError::unsupported(what, "biases are read in Add nodes"));
                 }
@@ -189,8 +204,18 @@ impl Graph<'_> {
             }
             "GatherBlockQuantized" => {
                 let shape = self.config.shape(Role::TokenEmbedding);
-                let codes = Codes::of_gather(self.model, node, shape)?;
-                self.add_codes(&[TensorName::outside(Role::TokenEmbedding)], codes)
+                match Codes::of_gather(self.model, node, shape) {
+                    Ok(codes) => {
+                        self.add_codes(&[TensorName::outside(Role::TokenEmbedding)], codes)
+                    }
+                    // Whatever its form, its numbers are those of the head.
+                    Err(InferenceError::UnsupportedOperation { .. }) if self.tied => {
+                        self.unread_table = Some(shown(node));
+                        self.use_all_behind(node);
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                }
             }
             _ => Ok(()),
         }
@@ -250,6 +275,24 @@ impl Graph<'_> {
         Err(InferenceError::unsupported(what, instead))
     }
 
+    /// Marks the initializers that a node's inputs are computed from.
+    fn use_all_behind(&mut self, node: &Node) {
+        /// Names that are looked at, at most.
+        const NAMES: usize = 256;
+        let mut names: Vec<&str> = node.inputs.iter().map(String::as_str).collect();
+        let mut next = 0;
+        while let Some(name) = names.get(next).copied().filter(|_| next < NAMES) {
+            next += 1;
+            match (self.model.find(name), self.model.producer(name)) {
+                (Some(found), _) => {
+                    self.used.insert(found.name.clone());
+                }
+                (None, Some(producer)) => names.extend(producer.inputs.iter().map(String::as_str)),
+                (None, None) => {}
+            }
+        }
+    }
+
     fn is_used(&self, tensor: &str) -> bool {
         self.used.contains(tensor)
     }
@@ -274,50 +317,6 @@ impl Graph<'_> {
         match left.find(|tensor| !used.contains(&*tensor.name)) {
             Some(tensor) => Err(self.unknown(&tensor.name)),
             None => Ok(()),
-        }
-    }
-
-    /// Checks that a node computes what the settings say.
-    fn check(&self, node: &Node) -> Result<()> {
-        let differs = |field: &str, own: String, found: String| {
-            let problem = format!("{own} in config.json, but {found} in node {}", shown(node));
-            Err(InferenceError::config(self.model.name(), field, problem))
-        };
-        match node.op_type.as_str() {
-            "SimplifiedLayerNormalization" | "SkipSimplifiedLayerNormalization" => {
-                match node.float("epsilon") {
-                    Some(found) if found != self.config.norm_eps => {
-                        differs("rms_norm_eps", self.config.norm_eps.to_string(), found.to_string())
-                    }
-                    _ => Ok(()),
-                }
-            }
-            "GroupQueryAttention" => {
-                for (attribute, field, own) in [
-                    ("num_heads", "num_attention_heads", self.config.heads),
-                    ("kv_num_heads", "num_key_value_heads", self.config.kv_heads),
-                ] {
-                    match node.int(attribute) {
-                        Some(found) if usize::try_from(found) != Ok(own) => {
-                            return differs(field, own.to_string(), found.to_string());
-                        }
-                        _ => {}
-                    }
-                }
-                let is_plain = node.int("rotary_interleaved").unwrap_or(0) == 0
-                    && node.float("softcap").unwrap_or(0.0) == 0.0
-                    && node.int("smooth_softmax").unwrap_or(0) == 0;
-                if is_plain {
-                    return Ok(());
-                }
-                let what = format!(
-                    "{}: GroupQueryAttention {} with rotary_interleaved, softcap or smooth_softmax",
-                    self.model.name(),
-                    shown(node)
-                );
-                Err(InferenceError::unsupported(what, "attention is read without these attributes"))
-            }
-            _ => Ok(()),
         }
     }
 }

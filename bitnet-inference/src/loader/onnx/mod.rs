@@ -1,10 +1,12 @@
 //! ONNX files with `MatMulNBits` nodes of 2 bits, beside the `config.json` and `tokenizer.json` of a Hugging Face folder.
 
+mod agreement;
 mod codes;
 mod folder;
 mod graph;
 mod names;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,18 +18,16 @@ use bitnet_formats::architecture::{Architecture, ModelClass};
 use bitnet_formats::names::TensorName;
 use bitnet_formats::onnx::{Initializer, OnnxModel};
 use bitnet_formats::{MappedFile, Region};
-use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::matmul_nbits::FORMAT;
 use serde_json::Value;
 
-use self::codes::plain_type;
-use self::graph::{Source, Sources};
+use self::graph::{Found, Source, Sources};
 use super::hf_config::HfConfig;
 use super::hf_facts::{OwnFacts, describe};
-use super::huggingface::same_numbers;
 use super::json_object::read_json;
 use super::mapped_rows::{MappedRows, finite_row};
 use super::ternary_rows::TernaryRows;
+use super::tied_head::differing_head;
 use super::{
     Checkpoint, Container, Description, LoadOptions, RawNumbers, RawTensor, StoredBytes,
     StoredLinear, StoredType, StoredWeight, tensor_use,
@@ -72,9 +72,13 @@ impl OnnxCheckpoint {
             return Err(InferenceError::unsupported(what, instead));
         }
         let model = OnnxModel::open(path)?;
-        let sources = graph::sources(&model, &config.model)?;
-        let (precision, tied) = (options.activations, config.tied);
-        let head_assumption = None;
+        let tied = config.tied;
+        let Found { sources, unread_table } =
+            graph::read(&model, &config.model, tied == Some(true))?;
+        let precision = options.activations;
+        let head_assumption = unread_table.map(|node| {
+            format!("GatherBlockQuantized {node} is not read: config.json says that its table is the head (tied)")
+        });
         let mut checkpoint =
             Self { folder, model, json, config, sources, precision, tied, head_assumption };
         tensor_use::check_shapes(&checkpoint)?;
@@ -92,28 +96,28 @@ impl OnnxCheckpoint {
             (None, Some(head)) => {
                 let source = self.sources[HEAD].clone();
                 self.sources.insert(TABLE.into(), source);
-                let assumption = format!("the file has no embedding table: {head} is used (tied)");
-                self.head_assumption = Some(assumption);
+                let assumption =
+                    || format!("the file has no embedding table: {head} is used (tied)");
+                self.head_assumption.get_or_insert_with(assumption);
             }
-            (Some(table), Some(head)) => {
-                let (rows, cols) = (self.config.model.vocab_size, self.config.model.hidden);
-                let pool = HybridMemoryPool::with_config(
-                    bitnet_core::memory::MemoryPoolConfig::unbounded(),
-                )?;
-                let numbers = |name| -> Result<Arc<dyn DenseRows>> {
-                    let found = self.dense(name, rows, cols, &pool)?;
-                    found.ok_or_else(|| self.missing(name))
-                };
-                if !same_numbers(&*numbers(HEAD)?, &*numbers(TABLE)?)? {
-                    self.head_assumption = Some(format!(
-                        "config.json says tie_word_embeddings, but {head} differs from {table}: it is the head"
-                    ));
+            (Some(_), Some(_)) if self.has_same_codes()? => {}
+            (Some(_), Some(_)) => {
+                if let Some(assumption) = differing_head(self)? {
+                    self.head_assumption = Some(assumption);
                     self.tied = Some(false);
                 }
             }
             (_, None) => {}
         }
         Ok(())
+    }
+
+    /// Whether table and head have the same codes, scales and zero points, which may be stored apart.
+    fn has_same_codes(&self) -> Result<bool> {
+        match (&self.sources[TABLE], &self.sources[HEAD]) {
+            (Source::Codes(table, _), Source::Codes(head, _)) => table.equals(head, &self.model),
+            _ => Ok(false),
+        }
     }
 
     /// The initializer of a source, its part of the bytes, and how these are stored.
@@ -137,11 +141,11 @@ impl OnnxCheckpoint {
     fn numbers(&self, source: &Source, rows: usize, cols: usize) -> Result<Arc<dyn DenseRows>> {
         let (tensor, region, _) = self.part(source)?;
         let wrong = |error| InferenceError::weights(self.file(), &tensor.name, error);
-        let dense = dense_type(tensor).ok_or_else(|| {
+        let dense = tensor.data_type.plain().ok_or_else(|| {
             let what = format!("{}: {} of {}", self.file(), tensor.name, tensor.data_type);
             InferenceError::unsupported(what, "FLOAT, FLOAT16 and BFLOAT16 are")
         })?;
-        Ok(Arc::new(MappedRows::new(dense, rows, cols, region).map_err(wrong)?))
+        Ok(Arc::new(MappedRows::new(dense.into(), rows, cols, region).map_err(wrong)?))
     }
 
     /// Checks that a source of a matrix has this shape.
@@ -157,11 +161,6 @@ impl OnnxCheckpoint {
         }
         Err(InferenceError::shape(self.file(), source.tensor(), &found, &[rows, cols]))
     }
-}
-
-/// The type of ordinary numbers, if it is one.
-fn dense_type(tensor: &Initializer) -> Option<DenseType> {
-    plain_type(tensor.data_type).map(DenseType::from)
 }
 
 impl Checkpoint for OnnxCheckpoint {
@@ -228,13 +227,20 @@ impl Checkpoint for OnnxCheckpoint {
 
     fn raw_tensors(&self) -> Result<Vec<RawTensor>> {
         let is_codes = |name: &str| self.codes_of(name).is_some();
+        let used: HashSet<&str> = self.sources.values().flat_map(Source::tensors).collect();
+        let is_weight =
+            |tensor: &Initializer| used.contains(&*tensor.name) || graph::may_be_weight(tensor);
         let raw = |tensor: &Initializer| {
             let cols = tensor.shape.last().copied().unwrap_or(1);
             let rows = tensor.elements() / cols.max(1);
-            let numbers = match dense_type(tensor) {
-                Some(dtype) if rows * cols > 0 => {
-                    RawNumbers::Dense { dtype, rows, cols, region: self.model.data(tensor)? }
-                }
+            let numbers = match tensor.data_type.plain() {
+                // Constants of a graph, as those of a mask, may be infinite.
+                Some(dtype) if rows * cols > 0 && is_weight(tensor) => RawNumbers::Dense {
+                    dtype: dtype.into(),
+                    rows,
+                    cols,
+                    region: self.model.data(tensor)?,
+                },
                 None if is_codes(&tensor.name) => RawNumbers::Ternary,
                 _ => RawNumbers::Other,
             };
