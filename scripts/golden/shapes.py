@@ -2,9 +2,10 @@
 
     python scripts/golden/shapes.py SHAPE TYPE OUT.gguf
 
-SHAPE is qwen3-8b, bonsai-2-2b or bonsai-2-27b. TYPE is the type of the ternary matrices: TQ2_0, Q2_0, PQ2_0 or PTQ1_0.
-A model of the Bonsai 2 line is stored rotated (`prism.hadamard.*`), embedding and head included. Tensors are written one
-by one: memory stays below 1 GiB.
+SHAPE is bitnet-2b-4t, qwen3-8b, bonsai-2-2b or bonsai-2-27b. TYPE is the type of the ternary matrices: I2_S, TQ2_0, Q2_0,
+PQ2_0 or PTQ1_0. A model of the Bonsai 2 line is stored rotated (`prism.hadamard.*`), embedding and head included. With I2_S
+the shape of BitNet has the architecture name of Microsoft's files, else that of llama.cpp. Tensors are written one by one:
+memory stays below 1 GiB.
 """
 
 import argparse
@@ -23,7 +24,10 @@ from modelkit import gguf_file  # noqa: E402
 F32, Q6_K = 0, 14
 # Type number, weights and bytes of a block, place of its f16 scale, trits in a byte (4: two bits each).
 TYPES = {"TQ2_0": (35, 256, 66, 64, 4), "Q2_0": (42, 64, 18, 0, 4), "PQ2_0": (142, 128, 34, 0, 4),
-         "PTQ1_0": (143, 128, 28, 26, 5)}
+         "PTQ1_0": (143, 128, 28, 26, 5),
+         # One scale for a tensor, after its codes.
+         "I2_S": (36, 128, 32, None, 4)}
+I2_S_TAIL = 32
 
 
 @dataclass
@@ -42,9 +46,11 @@ class Shape:
     key_heads: int = 0
     value_heads: int = 0
     delta_dim: int = 128
+    is_bitnet: bool = False
 
 
 SHAPES = {
+    "bitnet-2b-4t": Shape(30, 2560, 6912, 20, 5, 128, 128256, True, is_bitnet=True),
     "qwen3-8b": Shape(36, 4096, 12288, 32, 8, 128, 151936, False),
     "bonsai-2-2b": Shape(24, 2048, 6144, 8, 2, 256, 248320, True, 1024, 16, 16),
     "bonsai-2-27b": Shape(64, 5120, 17408, 24, 4, 256, 248320, False, 1024, 16, 48),
@@ -53,7 +59,7 @@ SHAPES = {
 
 def tensors(s):
     """(name, shape, kind) of every tensor; kind "ternary", "head", "norm", "small" or "decay"."""
-    yield "token_embd.weight", (s.vocab, s.hidden), "ternary"
+    yield "token_embd.weight", (s.vocab, s.hidden), "head" if s.is_bitnet else "ternary"
     hybrid = s.key_heads > 0
     second = "post_attention_norm" if hybrid else "ffn_norm"
     queries, keys, values = s.heads * s.head_dim, s.kv_heads * s.head_dim, s.value_heads * s.delta_dim
@@ -75,8 +81,12 @@ def tensors(s):
             yield p + "attn_q.weight", (queries * (1 + hybrid), s.hidden), "ternary"
             yield p + "attn_k.weight", (keys, s.hidden), "ternary"
             yield p + "attn_v.weight", (keys, s.hidden), "ternary"
-            yield p + "attn_q_norm.weight", (s.head_dim,), "norm"
-            yield p + "attn_k_norm.weight", (s.head_dim,), "norm"
+            if s.is_bitnet:
+                yield p + "attn_sub_norm.weight", (queries,), "norm"
+                yield p + "ffn_sub_norm.weight", (s.ffn,), "norm"
+            else:
+                yield p + "attn_q_norm.weight", (s.head_dim,), "norm"
+                yield p + "attn_k_norm.weight", (s.head_dim,), "norm"
             yield p + "attn_output.weight", (s.hidden, queries), "ternary"
         yield p + second + ".weight", (s.hidden,), "norm"
         yield p + "ffn_gate.weight", (s.ffn, s.hidden), "ternary"
@@ -97,7 +107,7 @@ def size(shape, kind, ternary):
     count = int(np.prod(shape))
     if kind == "ternary":
         _, block, size, _, _ = TYPES[ternary]
-        return count // block * size
+        return count // block * size + (I2_S_TAIL if ternary == "I2_S" else 0)
     return count // 256 * 210 if kind == "head" else 4 * count
 
 
@@ -110,6 +120,8 @@ def blocks(rng, count, ternary, scale):
     else:
         number = (digits * np.array([81, 27, 9, 3, 1], np.uint8)).sum(2, dtype=np.uint16)
         raw = ((number * 256 + 242) // 243).astype(np.uint8)
+    if place is None:
+        return raw
     scales = (scale * rng.uniform(0.5, 1.5, count)).astype("<f2")
     raw[:, place:place + 2] = scales.view(np.uint8).reshape(count, 2)
     return raw
@@ -125,6 +137,8 @@ def pieces(rng, shape, kind, ternary):
             n = min(left, 1 << 19)
             yield blocks(rng, n, ternary, scale).tobytes()
             left -= n
+        if ternary == "I2_S":
+            yield np.float32(scale).tobytes() + bytes(I2_S_TAIL - 4)
     elif kind == "head":
         for row in range(0, shape[0], 4096):
             raw = rng.integers(0, 256, (min(4096, shape[0] - row) * shape[1] // 256, 210), np.uint8)
@@ -152,16 +166,26 @@ def rotation(s, names):
     ]
 
 
-def metadata(name, s, names):
+def architecture(s, ternary):
+    """(name, eps of the norms, base of RoPE, `tokenizer.ggml.pre`)."""
+    if s.is_bitnet:
+        return "bitnet-b1.58" if ternary == "I2_S" else "bitnet", 1e-5, 5e5, "llama-bpe"
+    return ("qwen35", 1e-6, 1e7, "qwen35") if s.key_heads else ("qwen3", 1e-6, 1e6, "qwen2")
+
+
+def metadata(name, s, names, ternary):
     """(key, kind, value) of every entry."""
     hybrid = s.key_heads > 0
-    a = "qwen35." if hybrid else "qwen3."
-    kv = [("general.architecture", "str", a[:-1]), ("general.name", "str", name + " shape, random weights"),
-          (a + "context_length", "u32", 40960), (a + "embedding_length", "u32", s.hidden),
+    arch, eps, base, pre = architecture(s, ternary)
+    a = arch + "."
+    kv = [("general.architecture", "str", arch), ("general.name", "str", name + " shape, random weights"),
+          (a + "context_length", "u32", 4096 if s.is_bitnet else 40960), (a + "embedding_length", "u32", s.hidden),
           (a + "block_count", "u32", s.layers), (a + "feed_forward_length", "u32", s.ffn),
           (a + "attention.head_count", "u32", s.heads), (a + "attention.head_count_kv", "u32", s.kv_heads),
           (a + "attention.key_length", "u32", s.head_dim), (a + "attention.value_length", "u32", s.head_dim),
-          (a + "attention.layer_norm_rms_epsilon", "f32", 1e-6), (a + "rope.freq_base", "f32", 1e7 if hybrid else 1e6)]
+          (a + "attention.layer_norm_rms_epsilon", "f32", eps), (a + "rope.freq_base", "f32", base)]
+    if s.is_bitnet:
+        kv += [(a + "rope.dimension_count", "u32", s.head_dim), (a + "vocab_size", "u32", s.vocab)]
     if hybrid:
         kv += [(a + "rope.dimension_count", "u32", 64), (a + "rope.dimension_sections", "[i32]", [11, 11, 10, 0]),
                (a + "ssm.conv_kernel", "u32", 4), (a + "ssm.state_size", "u32", s.delta_dim),
@@ -171,7 +195,7 @@ def metadata(name, s, names):
         kv += rotation(s, names)
     tokens, kinds, merges = gguf_file.tiny_bpe(s.vocab)
     return kv + [
-        ("tokenizer.ggml.model", "str", "gpt2"), ("tokenizer.ggml.pre", "str", "qwen35" if hybrid else "qwen2"),
+        ("tokenizer.ggml.model", "str", "gpt2"), ("tokenizer.ggml.pre", "str", pre),
         ("tokenizer.ggml.tokens", "[str]", tokens), ("tokenizer.ggml.token_type", "[i32]", kinds),
         ("tokenizer.ggml.merges", "[str]", merges), ("tokenizer.ggml.eos_token_id", "u32", s.vocab - 3),
         ("tokenizer.ggml.padding_token_id", "u32", s.vocab - 2), ("tokenizer.ggml.add_bos_token", "bool", False)]
@@ -189,7 +213,7 @@ def main():
     infos = [(name, dims[::-1], code(kind, args.type), size(dims, kind, args.type)) for name, dims, kind in names]
     rng = np.random.default_rng(2026)
     with args.out.open("wb") as f:
-        f.write(gguf_file.header(metadata(args.shape, shape, names), infos))
+        f.write(gguf_file.header(metadata(args.shape, shape, names, args.type), infos))
         for (name, dims, kind), (_, _, _, expected) in zip(names, infos):
             written = sum(f.write(piece) for piece in pieces(rng, dims, kind, args.type))
             assert written == expected, name
