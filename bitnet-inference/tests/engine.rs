@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitnet_inference::engine::scheduler::StepLimits;
-use bitnet_inference::engine::{Engine, EngineConfig, EngineError, Event, Request};
+use bitnet_inference::engine::{Engine, EngineConfig, EngineError, Event, Request, Response};
 use bitnet_inference::sampler::SamplerConfig;
-use bitnet_inference::{FinishReason, GenerateOptions, KvType, Model};
+use bitnet_inference::{DraftMode, FinishReason, GenerateOptions, KvType, Model};
 
 fn model(kind: KvType) -> Arc<Model> {
     Arc::new(Model::builder().threads(2).kv(kind).embedded().unwrap())
@@ -81,6 +81,33 @@ fn texts_in_a_crowd_are_those_written_alone() {
         assert_eq!(stats.finished + stats.cancelled, 40);
         assert_eq!((stats.failed, stats.waiting, stats.waiting_tokens), (0, 0, 0));
     }
+}
+
+#[test]
+fn drafts_change_no_text_alone_or_in_a_crowd() {
+    let model = model(KvType::F16);
+    let engine = start(&model, EngineConfig::default());
+    let repeated = "Once upon a time, there was a little girl named Lily. ".repeat(4);
+    let prompt = model.encode_prompt(&repeated).unwrap();
+    let ask = |index: usize| {
+        let options = options(index, 60);
+        let drafting = GenerateOptions { draft: DraftMode::NGram, ..options.clone() };
+        (engine.submit(Request::new(prompt.clone(), drafting)).unwrap(), options)
+    };
+    let same = |(response, options): (Response, GenerateOptions)| {
+        let answer = response.wait().unwrap();
+        assert_eq!(answer.texts[0].text, alone(&model, &prompt, &options).0);
+    };
+    (0..4).for_each(|index| same(ask(index)));
+    let drafted = engine.stats().drafted_tokens;
+    assert!(drafted > 0);
+    // Others come while the first one reads ahead.
+    let mut first = ask(0);
+    assert!(matches!(first.0.next(), Some(Ok(Event::Prompt { .. }))));
+    let others: Vec<_> = (1..5).map(ask).collect();
+    same(first);
+    others.into_iter().for_each(same);
+    assert!(engine.stats().accepted_tokens <= engine.stats().drafted_tokens);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod ngram;
 mod pace;
 mod state;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::pace::Pace;
 pub(crate) use self::state::DraftState;
@@ -89,9 +89,39 @@ impl Drafter {
         self.stats
     }
 
+    /// Makes `session` read the token that was chosen last: takes it from what was read ahead, else reads it with a draft of
+    /// at most `limit` tokens after it.
+    ///
+    /// # Errors
+    /// Those of [`Session::extend`], [`Session::accept`] and [`Session::extend_with_draft`].
+    pub(crate) fn read(
+        &mut self,
+        session: &mut Session,
+        token: u32,
+        limit: usize,
+        sampler: &Sampler,
+    ) -> Result<()> {
+        if !self.is_on() {
+            session.extend(&[token])?;
+            return Ok(());
+        }
+        if session.accept(token)? {
+            self.accepted();
+            return Ok(());
+        }
+        self.finished();
+        session.drop_ahead();
+        let start = Instant::now();
+        let history = [session.tokens(), &[token]].concat();
+        let draft = self.propose(session, &history, limit, sampler)?;
+        session.extend_with_draft(token, &draft, sampler)?;
+        self.took(start.elapsed());
+        Ok(())
+    }
+
     /// Returns tokens that may follow `history`, at most `limit`; none where reading them would not pay. `history` is the
     /// session's tokens and one more.
-    pub(crate) fn propose(
+    fn propose(
         &mut self,
         session: &mut Session,
         history: &[u32],
@@ -121,7 +151,7 @@ impl Drafter {
     }
 
     /// Notes that a drafted token was chosen.
-    pub(crate) fn accepted(&mut self) {
+    fn accepted(&mut self) {
         self.stats.accepted += 1;
         if let Some((_, accepted)) = &mut self.reading {
             *accepted += 1;
@@ -136,7 +166,7 @@ impl Drafter {
     }
 
     /// Notes the time of a step that read one token and the draft that was proposed last.
-    pub(crate) fn took(&mut self, time: Duration) {
+    fn took(&mut self, time: Duration) {
         if let Some((draft, _)) = &self.reading {
             self.pace.took(draft.tokens.len(), time);
         }

@@ -12,6 +12,7 @@ use super::request::{Request, Usage};
 use super::scheduler::{Active, Waiting};
 use super::sequence::{Sequence, expected_pages, pages_of_forks};
 use super::worker::{End, Worker};
+use crate::draft::Drafter;
 use crate::generate::TextWriter;
 use crate::sampler::Sampler;
 use crate::session::common_len;
@@ -168,6 +169,7 @@ impl Worker {
             session,
             tokens: request.prompt.clone(),
             sampler: sampler.clone(),
+            drafter: Drafter::new(request.options.draft),
             max_len: request.prompt.len().saturating_add(request.options.max_tokens),
             expected_pages: expected_pages(request, context, self.page_limit),
             is_done: false,

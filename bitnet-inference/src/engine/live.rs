@@ -10,6 +10,7 @@ use super::request::{EngineError, Event, Logprobs, Request, Usage};
 use super::scheduler::Active;
 use super::sequence::Sequence;
 use super::step;
+use crate::draft::Drafter;
 use crate::generate::{FinishReason, TextWriter, Written};
 use crate::sampler::Sampler;
 
@@ -109,6 +110,7 @@ impl Live {
             self.sequences.push(Sequence {
                 choice,
                 sampler: Sampler::new(sampler, session.decoder.config.vocab_size)?,
+                drafter: Drafter::new(request.options.draft),
                 writer: TextWriter::new(&session, &request.options)?,
                 session,
                 tokens: first.tokens.clone(),

@@ -11,7 +11,8 @@ use crate::generate::{FinishReason, GenerateOptions};
 pub struct Request {
     /// The prompt's tokens; at least one.
     pub prompt: Vec<u32>,
-    /// What to write and when to stop. Drafts are not used.
+    /// What to write and when to stop. Tokens are drafted while no other text is in the same step, and only from the text
+    /// itself ([`DraftMode::NGram`](crate::DraftMode::NGram)).
     pub options: GenerateOptions,
     /// Texts to be written after the prompt, which is read once. The seed of each is one more than that of the one before.
     pub choices: usize,

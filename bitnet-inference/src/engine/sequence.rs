@@ -5,6 +5,7 @@ use bitnet_core::kv::KV_PAGE;
 use super::live::Pending;
 use super::request::Request;
 use super::scheduler::Active;
+use crate::draft::Drafter;
 use crate::generate::{FinishReason, TextWriter};
 use crate::sampler::Sampler;
 use crate::session::Session;
@@ -26,6 +27,7 @@ pub(super) struct Sequence {
     /// The prompt and what was written. The session has read a part of it.
     pub(super) tokens: Vec<u32>,
     pub(super) sampler: Sampler,
+    pub(super) drafter: Drafter,
     pub(super) writer: TextWriter,
     /// Tokens that it may have, the prompt's included.
     pub(super) max_len: usize,
@@ -72,6 +74,18 @@ impl Sequence {
     /// Whether it writes in its next step: one token is left, and it is not the prompt's.
     pub(super) fn writes(&self, request: &Request) -> bool {
         self.tokens.len() > request.prompt.len() && self.left() == 1
+    }
+
+    /// Reads the token that was written last, alone in its step, with a draft of what may follow it.
+    pub(super) fn read_with_draft(&mut self) -> crate::Result<()> {
+        let Self { session, drafter, sampler, tokens, max_len, .. } = self;
+        let read = session.tokens().len();
+        // A draft takes no page beyond that of the token.
+        let in_page = KV_PAGE - 1 - read % KV_PAGE;
+        let room = in_page.min(session.capacity() - read - 1);
+        // After the tokens of a draft one more is written, and the last one is not read.
+        let to_write = max_len.saturating_sub(tokens.len());
+        drafter.read(session, tokens[read], room.min(to_write.saturating_sub(1)), sampler)
     }
 
     /// Whether it has all the tokens that it may have.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::cost::Load;
+use crate::draft::DraftStats;
 
 /// Upper bounds of the classes of step times, in seconds; the last class has none.
 pub const STEP_BOUNDS: [f64; 12] =
@@ -28,6 +29,10 @@ pub struct EngineStats {
     pub cached_tokens: u64,
     /// Tokens that were written.
     pub written_tokens: u64,
+    /// Tokens that were read ahead as drafts, of requests that have ended.
+    pub drafted_tokens: u64,
+    /// Those of them that were chosen.
+    pub accepted_tokens: u64,
     /// Steps.
     pub steps: u64,
     /// Steps in each class of [`STEP_BOUNDS`], and of those above all.
@@ -59,6 +64,12 @@ pub struct EngineStats {
 }
 
 impl EngineStats {
+    /// Counts the drafts of a text.
+    pub(super) fn count_drafts(&mut self, drafts: DraftStats) {
+        self.drafted_tokens += drafts.drafted as u64;
+        self.accepted_tokens += drafts.accepted as u64;
+    }
+
     /// Counts a step.
     pub(super) fn step(&mut self, load: Load, seconds: f64) {
         self.steps += 1;

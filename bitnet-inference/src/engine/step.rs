@@ -75,11 +75,22 @@ fn run_together(parts: &mut [Part<'_>]) -> Result<Vec<Result<Outcome, EngineErro
     Ok(outcomes)
 }
 
+/// Whether a step reads one token of one text, and may read a draft of what follows it.
+pub(super) fn may_draft(parts: &[Part<'_>]) -> bool {
+    let [Part { sequence, prompt_logprobs: None, .. }] = parts else { return false };
+    sequence.drafter.is_on() && sequence.left() == 1
+}
+
 /// Reads the tokens of all texts in one pass.
 fn read(
     parts: &mut [Part<'_>],
     outcomes: &mut [Result<Outcome, EngineError>],
 ) -> Result<(), EngineError> {
+    if may_draft(parts) {
+        return Ok(parts[0].sequence.read_with_draft()?);
+    }
+    // What was read ahead of a text alone is forgotten.
+    parts.iter_mut().for_each(|part| part.sequence.drafter.finished());
     let starts: Vec<usize> =
         parts.iter().map(|part| part.sequence.session.tokens().len()).collect();
     let mut items: Vec<BatchItem<'_>> = Vec::with_capacity(parts.len());
@@ -118,11 +129,11 @@ fn choose(
             continue;
         }
         let Sequence { session, sampler, .. } = &mut *part.sequence;
-        let Some(count) = part.logprobs else {
+        if part.logprobs.is_none() && session.ahead.is_none() {
             together.push((index, (&*session, sampler)));
             continue;
-        };
-        take(&mut outcomes[index], choose_alone(session, sampler, Some(count)));
+        }
+        take(&mut outcomes[index], choose_alone(session, sampler, part.logprobs));
     }
     let (indices, mut items): (Vec<usize>, Vec<_>) = together.into_iter().unzip();
     for (index, token) in indices.into_iter().zip(choose_batch(&mut items)?) {

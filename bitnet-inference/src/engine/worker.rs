@@ -215,10 +215,14 @@ impl Worker {
                 parts.push(Part { sequence, tokens, logprobs, prompt_logprobs });
             }
         }
+        let may_draft = step::may_draft(&parts);
         let outcomes = step::run(&mut parts);
         let seconds = start.elapsed().as_secs_f64();
         drop(parts);
-        self.cost.learn(plan.load, seconds);
+        // A step with a draft is longer than its load says, one whose token was read ahead shorter.
+        if !may_draft {
+            self.cost.learn(plan.load, seconds);
+        }
         self.shared.stats().step(plan.load, seconds);
         for (id, outcome) in ids.into_iter().zip(outcomes) {
             let told = outcome.and_then(|outcome| {
@@ -313,6 +317,7 @@ impl Worker {
     fn end(&mut self, id: u64, end: End) {
         let Some(live) = self.live.remove(&id) else { return };
         for sequence in &live.sequences {
+            self.shared.stats().count_drafts(sequence.drafter.stats());
             let tokens = sequence.session.tokens();
             if !matches!(end, End::Failed(EngineError::Panicked(_))) && !tokens.is_empty() {
                 let cache = sequence.session.cache().fork(tokens.len());

@@ -236,30 +236,12 @@ impl<'s> Generation<'s> {
             return Ok(Some(FinishReason::ContextFull));
         }
         self.session.decoder.write_cache();
-        if !self.drafter.is_on() {
-            self.session.extend(&[token])?;
-        } else if self.session.accept(token)? {
-            self.drafter.accepted();
-        } else {
-            self.read_with_draft(token)?;
-        }
-        Ok(None)
-    }
-
-    /// Reads the token that was written last, and a draft of those after it.
-    fn read_with_draft(&mut self, token: u32) -> Result<()> {
-        self.drafter.finished();
-        self.session.drop_ahead();
-        let start = Instant::now();
         // After the tokens of a draft one more is written, and the last one is not read.
         let to_write = self.options.max_tokens - self.written.tokens.len();
         let room = self.session.capacity() - self.session.tokens().len() - 1;
-        let history = [self.session.tokens(), &[token]].concat();
         let limit = room.min(to_write.saturating_sub(1));
-        let draft = self.drafter.propose(self.session, &history, limit, &self.sampler)?;
-        self.session.extend_with_draft(token, &draft, &self.sampler)?;
-        self.drafter.took(start.elapsed());
-        Ok(())
+        self.drafter.read(self.session, token, limit, &self.sampler)?;
+        Ok(None)
     }
 
     fn step(&mut self) -> Result<Option<Token>> {
