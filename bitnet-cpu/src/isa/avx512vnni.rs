@@ -42,6 +42,7 @@ impl Int8Dot for Avx512Vnni {
     type Acc32 = __m512i;
     const ACC16_BLOCKS: usize = usize::MAX;
     const PANELS: bool = true;
+    const PANEL_TOKENS: usize = 16;
     const EIGHT_BY_FOUR: bool = true;
 
     #[inline(always)]

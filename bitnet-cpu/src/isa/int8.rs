@@ -209,6 +209,9 @@ pub(crate) trait Int8Dot: Copy {
     /// so that no sum has to be added across lanes.
     const PANELS: bool = false;
 
+    /// Tokens from which on panels cost less than other kernels, for weights with one scale.
+    const PANEL_TOKENS: usize = 48;
+
     /// Whether eight tokens are multiplied by four rows one after another, and not by one: registers hold the sums.
     const EIGHT_BY_FOUR: bool = false;
 

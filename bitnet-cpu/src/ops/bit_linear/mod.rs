@@ -66,7 +66,7 @@ pub(crate) fn bit_linear(
 
 /// Returns whether [`gated`] takes these operands.
 pub(crate) fn takes_gated(x: &BitNetTensor, precision: ActivationPrecision) -> bool {
-    let least = panel::GROUPED_AMX_TOKENS.div_ceil(places(precision));
+    let least = panel::GROUPED_TOKENS.div_ceil(places(precision));
     matches!(x.shape(), &[tokens, cols] if tokens >= least && cols > 0)
 }
 
@@ -113,7 +113,7 @@ fn quantize(
 
 /// The rows in multiples of which weights are divided among threads.
 fn rows_tile(tokens: usize) -> usize {
-    if tokens < panel::GROUPED_AMX_TOKENS { 1 } else { PANEL_ROWS }
+    if tokens < panel::GROUPED_TOKENS { 1 } else { PANEL_ROWS }
 }
 
 /// Divides the rows of all weights among the threads, for `tokens` tokens or digits.

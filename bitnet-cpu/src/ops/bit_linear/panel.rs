@@ -19,13 +19,10 @@ use bitnet_core::Result;
 use bitnet_core::backend::TernaryWeight;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 
-/// Tokens from which on panels cost less than other kernels, without AMX.
-const PANEL_TOKENS: usize = 48;
+/// Tokens from which on panels cost less than other kernels, for weights with scales for groups.
+pub(super) const GROUPED_TOKENS: usize = 8;
 
-/// Tokens from which on panels cost less than other kernels, with AMX, for weights with scales for groups.
-pub(super) const GROUPED_AMX_TOKENS: usize = 8;
-
-/// The same, for other weights.
+/// Tokens from which on panels with AMX cost less than other kernels, for weights with one scale.
 const AMX_TOKENS: usize = 12;
 
 /// Blocks of activations that stay in the second-level cache while all panels pass over them.
@@ -43,7 +40,7 @@ pub(super) fn amx_for(
     let Some(amx) = exec.isa.amx() else { return Ok(None) };
     for weight in weights {
         let weight = matrix(*weight)?;
-        let from = group_halves(weight).map_or(AMX_TOKENS, |_| GROUPED_AMX_TOKENS);
+        let from = group_halves(weight).map_or(AMX_TOKENS, |_| GROUPED_TOKENS);
         if tokens < from || !fits_panels(weight) {
             return Ok(None);
         }
@@ -60,7 +57,8 @@ fn fits_panels(weight: &CpuMatrix) -> bool {
 
 /// Returns whether panels multiply a weight by these activations in less time than other kernels.
 pub(super) fn use_panels<I: Isa>(weight: &CpuMatrix, x: &Quantized) -> bool {
-    I::PANELS && (x.amx.is_some() || (x.tokens() >= PANEL_TOKENS && fits_panels(weight)))
+    let from = group_halves(weight).map_or(I::PANEL_TOKENS, |_| GROUPED_TOKENS);
+    I::PANELS && (x.amx.is_some() || (x.tokens() >= from && fits_panels(weight)))
 }
 
 /// Configured tiles, and the activations in tiles of a block of sixteen tokens each: `[tokens / 16, width]`.
