@@ -9,7 +9,6 @@ use futures_util::future::try_join_all;
 use serde_json::{Map, Value, json};
 
 use super::parameters::Parameters;
-use super::plain_parser;
 use crate::error::ApiError;
 use crate::state::AppState;
 
@@ -46,11 +45,11 @@ impl Context {
         Self { state, parameters, shape, prompts, id }
     }
 
-    /// Returns a parser for one text.
-    pub(super) fn parser(&self) -> AnswerParser {
+    /// Returns a parser for one text; that of a completion stays as it is.
+    pub(super) fn parser(&self) -> Option<AnswerParser> {
         match &self.shape {
-            Shape::Chat(parser) => (**parser).clone(),
-            Shape::Completion => plain_parser(),
+            Shape::Chat(parser) => Some((**parser).clone()),
+            Shape::Completion => None,
         }
     }
 
@@ -198,9 +197,9 @@ pub(super) async fn whole(context: Context, responses: Vec<Response>) -> Result<
     for (prompt, answer) in context.prompts.iter().zip(&answers) {
         for text in &answer.texts {
             let index = choices.len();
-            choices.push(match context.is_chat() {
-                true => chat_choice(&context, index, text),
-                false => completion_choice(&context, index, prompt, answer, text),
+            choices.push(match context.parser() {
+                Some(parser) => chat_choice(&context, parser, index, text),
+                None => completion_choice(&context, index, prompt, answer, text),
             });
         }
     }
@@ -211,8 +210,12 @@ pub(super) async fn whole(context: Context, responses: Vec<Response>) -> Result<
     Ok(Value::Object(object))
 }
 
-fn chat_choice(context: &Context, index: usize, text: &AnswerText) -> Value {
-    let mut parser = context.parser();
+fn chat_choice(
+    context: &Context,
+    mut parser: AnswerParser,
+    index: usize,
+    text: &AnswerText,
+) -> Value {
     parser.push(&text.text);
     let message = parser.finish().message;
     let finish = finish_name(text.finish, Some(&message));

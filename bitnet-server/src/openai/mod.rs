@@ -12,10 +12,10 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use bitnet_inference::chat::{AnswerParser, ChatOptions, Message, Tools};
+use bitnet_inference::InferenceError;
+use bitnet_inference::chat::{ChatOptions, Message, Tools};
 use bitnet_inference::engine::Request;
 use bitnet_inference::tokenizer::EncodeOptions;
-use bitnet_inference::{InferenceError, sampler::SamplerConfig};
 use serde_json::{Map, Value};
 
 use self::answer::{Context, Shape};
@@ -192,11 +192,3 @@ fn chat_options(body: &Map<String, Value>) -> Result<ChatOptions, ApiError> {
     });
     Ok(ChatOptions { tools, enable_thinking: enable_thinking.transpose()? })
 }
-
-/// Returns a parser that leaves all text as it is.
-fn plain_parser() -> AnswerParser {
-    AnswerParser::new(bitnet_inference::chat::AnswerFormat::default(), Arc::default())
-}
-
-/// The type of sampling settings, for the defaults.
-pub(crate) type Sampling = SamplerConfig;

@@ -4,7 +4,6 @@ use bitnet_inference::GenerateOptions;
 use bitnet_inference::sampler::SamplerConfig;
 use serde_json::{Map, Value};
 
-use super::Sampling;
 use crate::error::ApiError;
 use crate::state::AppState;
 
@@ -44,7 +43,7 @@ pub(super) enum Prompt {
 }
 
 /// Returns the sampling that a request changes: what the model's authors suggest, else the program's own.
-pub(crate) fn defaults(state: &AppState) -> Sampling {
+pub(crate) fn defaults(state: &AppState) -> SamplerConfig {
     let suggested = state.model().suggested_sampling();
     SamplerConfig {
         temperature: suggested.temperature.unwrap_or(0.7),

@@ -21,6 +21,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// One text of a stream.
 struct Text {
+    /// That of a chat's text, until it ends.
     parser: Option<AnswerParser>,
     has_role: bool,
     calls: usize,
@@ -44,12 +45,8 @@ struct Stream {
 /// Answers with the events of all responses as they come.
 pub(super) fn respond(context: Context, responses: Vec<Response>) -> impl IntoResponse {
     let texts = responses.len() * context.parameters.choices;
-    let texts = (0..texts).map(|_| Text {
-        parser: Some(context.parser()),
-        has_role: false,
-        calls: 0,
-        offset: 0,
-    });
+    let texts =
+        (0..texts).map(|_| Text { parser: context.parser(), has_role: false, calls: 0, offset: 0 });
     let stream = Stream {
         texts: texts.collect(),
         unfinished: responses.len(),
