@@ -89,7 +89,7 @@ pub(crate) async fn tokenize(
         parse_special: flag("parse_special", true),
     };
     let tokens = blocking(move || {
-        let tokenizer = state.model().tokenizer().ok_or_else(no_tokenizer)?;
+        let tokenizer = state.tokenizer()?;
         Ok(tokenizer.encode(&text, options).map_err(bitnet_inference::InferenceError::from)?)
     });
     Ok(Json(json!({"tokens": tokens.await?})))
@@ -109,7 +109,7 @@ pub(crate) async fn detokenize(
         .collect();
     let tokens = tokens.ok_or_else(|| ApiError::field("tokens", "must be a list of tokens"))?;
     let text = blocking(move || {
-        let tokenizer = state.model().tokenizer().ok_or_else(no_tokenizer)?;
+        let tokenizer = state.tokenizer()?;
         Ok(tokenizer.decode(&tokens, false).map_err(bitnet_inference::InferenceError::from)?)
     });
     Ok(Json(json!({"content": text.await?})))
@@ -129,8 +129,4 @@ pub(crate) async fn apply_template(
 fn text_field(body: &Map<String, Value>, name: &str) -> Result<String, ApiError> {
     let text = body.get(name).and_then(Value::as_str);
     text.map(str::to_owned).ok_or_else(|| ApiError::field(name, "must be a text"))
-}
-
-fn no_tokenizer() -> ApiError {
-    ApiError::new(StatusCode::BAD_REQUEST, "the model has no tokenizer")
 }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::http::StatusCode;
 use bitnet_inference::Model;
 use bitnet_inference::engine::Engine;
+use bitnet_inference::tokenizer::Tokenizer;
 
 use crate::access::Keys;
+use crate::error::ApiError;
 
 /// What all requests share.
 #[derive(Debug, Clone)]
@@ -52,6 +55,11 @@ impl AppState {
 
     pub(crate) fn model(&self) -> &Arc<Model> {
         self.engine.model()
+    }
+
+    pub(crate) fn tokenizer(&self) -> Result<&Tokenizer, ApiError> {
+        let missing = || ApiError::new(StatusCode::BAD_REQUEST, "the model has no tokenizer");
+        self.model().tokenizer().ok_or_else(missing)
     }
 
     /// Returns a name for an answer.

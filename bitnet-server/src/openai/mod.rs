@@ -120,9 +120,7 @@ pub(crate) async fn completions(
     let prompts = parameters::prompts(&body)?;
     let prepared = state.clone();
     let prompts = blocking(move || {
-        let tokenizer = prepared.model().tokenizer();
-        let tokenizer = tokenizer
-            .ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "the model has no tokenizer"))?;
+        let tokenizer = prepared.tokenizer()?;
         let options = EncodeOptions { add_special: true, parse_special: true };
         let encode = |prompt: Prompt| match prompt {
             Prompt::Tokens(tokens) => Ok(tokens),
