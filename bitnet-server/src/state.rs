@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use bitnet_inference::Model;
@@ -11,6 +11,11 @@ use bitnet_inference::tokenizer::Tokenizer;
 
 use crate::access::Keys;
 use crate::error::ApiError;
+
+/// Returns the time since 1970, UTC; 0 for a clock before it.
+pub(crate) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
 
 /// What all requests share.
 #[derive(Debug, Clone)]
@@ -41,7 +46,7 @@ impl std::ops::Deref for AppState {
 
 impl AppState {
     pub(crate) fn new(engine: Engine, model_name: String, keys: Keys, is_loopback: bool) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = since_1970();
         Self(Arc::new(Shared {
             engine,
             model_name,

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::parameters::Parameters;
 use crate::error::ApiError;
-use crate::state::AppState;
+use crate::state::{AppState, since_1970};
 
 /// Whether a conversation or a text goes on.
 #[derive(Debug)]
@@ -64,11 +64,10 @@ impl Context {
             (true, false) => "chat.completion",
             (false, _) => "text_completion",
         };
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let object = json!({
             "id": self.id,
             "object": kind,
-            "created": now.unwrap_or_default().as_secs(),
+            "created": since_1970().as_secs(),
             "model": self.state.model_name,
             "choices": choices,
         });
