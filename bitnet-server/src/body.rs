@@ -1,4 +1,4 @@
-//! Bodies of requests: read whole before anything else happens, within a size and a time.
+//! Bodies of requests: read whole once the key is known to be good, within a size and a time.
 
 use std::time::Duration;
 

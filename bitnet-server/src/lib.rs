@@ -139,6 +139,8 @@ fn router(state: AppState) -> Router {
         .route("/apply-template", post(native::apply_template))
         .route("/props", get(native::props))
         .route("/metrics", get(metrics::metrics))
+        // Inside the check of the key: a client without one makes the server read nothing.
+        .route_layer(from_fn(body::read))
         .route_layer(from_fn_with_state(state.clone(), access::check_key));
     Router::new()
         .route("/", get(page::page))
@@ -151,7 +153,6 @@ fn router(state: AppState) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this route has another method")
         })
         .layer(from_fn_with_state(state.clone(), access::check_host))
-        .layer(from_fn(body::read))
         .layer(DefaultBodyLimit::max(body::MAX))
         .with_state(state)
 }

@@ -255,6 +255,19 @@ fn a_body_beyond_the_limit_is_refused() {
 }
 
 #[test]
+fn a_client_without_a_key_gets_its_answer_before_its_body_is_read() {
+    let server = start(&["secret"], EngineConfig::default());
+    for header in ["", "Authorization: Bearer wrong\r\n"] {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+        write!(stream, "{head}{header}Content-Length: 1000000\r\n\r\n").unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 401");
+    }
+}
+
+#[test]
 fn keys_are_needed_on_everything_but_health() {
     let server = start(&["secret-1", "secret-2"], EngineConfig::default());
     assert_eq!(get(&server, "/health").status, 200);
