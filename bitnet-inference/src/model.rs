@@ -21,6 +21,7 @@ use crate::loader::{
 };
 use crate::memory_stats::MemoryStats;
 use crate::models::{Decoder, LazyTopLogits, ModelConfig};
+use crate::sampler::SamplerConfig;
 use crate::session::Session;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 use crate::weight_cache::{CachedHead, CachedWeights, Origin};
@@ -212,6 +213,16 @@ impl Model {
     /// Sampling values that the model's authors suggest.
     pub fn suggested_sampling(&self) -> SuggestedSampling {
         self.suggested
+    }
+
+    /// Sampling where nothing else is asked for: what the model's authors suggest, else temperature 0.7 and top-p 0.9.
+    pub fn default_sampling(&self) -> SamplerConfig {
+        SamplerConfig {
+            temperature: self.suggested.temperature.unwrap_or(0.7),
+            top_k: self.suggested.top_k.unwrap_or(0),
+            top_p: self.suggested.top_p.unwrap_or(0.9),
+            ..SamplerConfig::default()
+        }
     }
 
     /// Checks that the model can write text.

@@ -57,7 +57,7 @@ pub(crate) async fn model(
 
 /// What tools read of a server: the context, the defaults, the chat template.
 pub(crate) async fn props(State(state): State<AppState>) -> Json<Value> {
-    let defaults = crate::openai::defaults(&state);
+    let defaults = state.model().default_sampling();
     let model = state.model();
     let template = model.template().and_then(Result::ok).map(|template| template.source());
     Json(json!({

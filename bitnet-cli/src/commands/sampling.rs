@@ -11,19 +11,13 @@ use serde_json::{Value, json};
 use crate::args::SamplingArgs;
 use crate::output;
 
-/// Default temperature.
-const TEMPERATURE: f32 = 0.7;
-/// Default top-p.
-const TOP_P: f32 = 0.9;
-
-/// Returns the generation options: the user's values, else those suggested by the model's authors, else the program's
-/// defaults.
+/// Returns the generation options: the user's values, else the model's defaults.
 pub(crate) fn options(args: &SamplingArgs, model: &Model, seed: u64) -> GenerateOptions {
-    let (suggested, default) = (model.suggested_sampling(), SamplerConfig::default());
+    let default = model.default_sampling();
     let sampler = SamplerConfig {
-        temperature: args.temp.or(suggested.temperature).unwrap_or(TEMPERATURE),
-        top_k: args.top_k.or(suggested.top_k).unwrap_or(0),
-        top_p: args.top_p.or(suggested.top_p).unwrap_or(TOP_P),
+        temperature: args.temp.unwrap_or(default.temperature),
+        top_k: args.top_k.unwrap_or(default.top_k),
+        top_p: args.top_p.unwrap_or(default.top_p),
         min_p: args.min_p.unwrap_or(default.min_p),
         typical_p: args.typical.unwrap_or(default.typical_p),
         repetition_penalty: args.repeat_penalty.unwrap_or(default.repetition_penalty),

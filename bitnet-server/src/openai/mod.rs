@@ -19,7 +19,6 @@ use bitnet_inference::tokenizer::EncodeOptions;
 use serde_json::{Map, Value};
 
 use self::answer::{Context, Shape};
-pub(crate) use self::parameters::defaults;
 use self::parameters::{Parameters, Prompt};
 use crate::access::Client;
 use crate::error::ApiError;

@@ -42,17 +42,6 @@ pub(super) enum Prompt {
     Tokens(Vec<u32>),
 }
 
-/// Returns the sampling that a request changes: what the model's authors suggest, else the program's own.
-pub(crate) fn defaults(state: &AppState) -> SamplerConfig {
-    let suggested = state.model().suggested_sampling();
-    SamplerConfig {
-        temperature: suggested.temperature.unwrap_or(0.7),
-        top_k: suggested.top_k.unwrap_or(0),
-        top_p: suggested.top_p.unwrap_or(0.9),
-        ..SamplerConfig::default()
-    }
-}
-
 impl Parameters {
     pub(super) fn of_chat(body: &Map<String, Value>, state: &AppState) -> Result<Self, ApiError> {
         let fields = Fields(body);
@@ -101,7 +90,7 @@ impl Parameters {
 
     fn common(fields: Fields<'_>, state: &AppState, max_tokens: usize) -> Result<Self, ApiError> {
         fields.check_response_format()?;
-        let default = defaults(state);
+        let default = state.model().default_sampling();
         let vocab_size = state.model().config().vocab_size;
         let or = |value: Option<f32>, default: f32| value.unwrap_or(default);
         let repetition = match fields.number("repetition_penalty")? {
