@@ -154,7 +154,7 @@ fn the_form_of_calls_follows_from_the_text_of_the_template() {
 #[test]
 fn options_that_a_template_does_not_use_are_refused() {
     let golden = Golden::read();
-    let with_tools = ChatOptions { tools: golden.tools(), enable_thinking: None };
+    let with_tools = ChatOptions { tools: golden.tools(), ..ChatOptions::default() };
     let without_thinking = ChatOptions { enable_thinking: Some(false), ..ChatOptions::default() };
     for name in ["hermes", "hermes-think", "xml", "llama", "python"] {
         golden.template(name).check(&with_tools).unwrap();

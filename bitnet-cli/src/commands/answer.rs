@@ -19,7 +19,7 @@ use crate::output::{Output, count, without_controls};
 /// If the file of tools can't be read or is no list of tools.
 pub(crate) fn chat_options(args: &AnswerArgs) -> Result<ChatOptions> {
     let tools = args.tools.as_deref().map(read_tools).transpose()?.unwrap_or_default();
-    Ok(ChatOptions { tools, enable_thinking: args.enable_thinking() })
+    Ok(ChatOptions { tools, enable_thinking: args.enable_thinking(), ..ChatOptions::default() })
 }
 
 /// Reads a file of tools.

@@ -88,6 +88,14 @@ pub enum TemplateError {
         /// What the template is called.
         name: String,
     },
+    /// The answer can't go on within the last message.
+    #[error("{name}: the last message can't be continued: {problem}")]
+    NotContinued {
+        /// What the template is called.
+        name: String,
+        /// What stands against it.
+        problem: &'static str,
+    },
     /// Rendering failed.
     #[error(
         "{name}: {problem}; the template does not fit these messages, or uses what is not supported"

@@ -38,7 +38,7 @@ pub use builtin::{Builtin, is_broken_bitnet_template};
 pub use clock::strftime;
 pub use error::TemplateError;
 pub use message::{FunctionCall, Message, ToolCall, ToolKind};
-pub use prompt::ChatOptions;
+pub use prompt::{ChatOptions, PromptEnd};
 pub(crate) use source::ModelTemplates;
 pub use source::TemplateChoice;
 pub use tools::{Tools, ToolsError};

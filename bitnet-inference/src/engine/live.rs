@@ -154,6 +154,7 @@ impl Live {
             Written::Last(text) => (Some(text), Some(FinishReason::Stop)),
             Written::End(reason) => (None, Some(reason)),
         };
+        let stop = sequence.writer.stop().map(str::to_owned);
         let id = token.filter(|_| text.is_some());
         let mut text = text.unwrap_or_default();
         sequence.tokens.extend(id);
@@ -168,7 +169,8 @@ impl Live {
             self.tell(Event::Token { choice, id, text, logprobs });
         }
         if let Some(finish) = finish {
-            self.tell(Event::End { choice, finish });
+            let stop = stop.filter(|_| finish == FinishReason::Stop);
+            self.tell(Event::End { choice, finish, stop });
         }
         Ok(u64::from(id.is_some()))
     }

@@ -108,6 +108,8 @@ pub enum Event {
         choice: usize,
         /// Why.
         finish: FinishReason,
+        /// The stop string that came, if one did.
+        stop: Option<String>,
     },
     /// All texts ended.
     Done(Usage),

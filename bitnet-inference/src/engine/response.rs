@@ -41,6 +41,8 @@ pub struct AnswerText {
     pub logprobs: Vec<Logprobs>,
     /// Why it ended.
     pub finish: Option<FinishReason>,
+    /// The stop string that came, if one did.
+    pub stop: Option<String>,
 }
 
 impl Response {
@@ -93,7 +95,10 @@ impl Answer {
                 answer.tokens.extend(id);
                 answer.logprobs.extend(logprobs);
             }
-            Event::End { choice, finish } => self.text(choice).finish = Some(finish),
+            Event::End { choice, finish, stop } => {
+                let text = self.text(choice);
+                (text.finish, text.stop) = (Some(finish), stop);
+            }
             Event::Done(usage) => self.usage = usage,
         }
     }

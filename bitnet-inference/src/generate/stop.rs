@@ -5,6 +5,7 @@
 pub struct StopFilter {
     stops: Vec<String>,
     held: String,
+    found: Option<usize>,
 }
 
 impl StopFilter {
@@ -13,6 +14,7 @@ impl StopFilter {
         Self {
             stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
             held: String::new(),
+            found: None,
         }
     }
 
@@ -20,8 +22,10 @@ impl StopFilter {
     /// follows it).
     pub fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(at) = found {
+        let places = self.stops.iter().enumerate();
+        let places = places.filter_map(|(n, stop)| Some((self.held.find(stop.as_str())?, n)));
+        if let Some((at, index)) = places.min() {
+            self.found = Some(index);
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }
@@ -33,6 +37,11 @@ impl StopFilter {
             .unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
         (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// The stop string that has come; of several at one place, the one that was named first.
+    pub fn found(&self) -> Option<&str> {
+        self.stops.get(self.found?).map(String::as_str)
     }
 
     /// What was held back, once no more text will come.
@@ -79,6 +88,9 @@ mod tests {
         assert_eq!(run(&["User:"], &["Hi\nUs", "ed"]), ("Hi\nUsed".into(), false));
         assert_eq!(run(&["b", "ab"], &["xa", "bc"]), ("x".into(), true));
         assert_eq!(run(&[""], &["abc"]), ("abc".into(), false));
+        let mut filter = StopFilter::new(&["b".into(), "ab".into(), "a".into()]);
+        assert_eq!((filter.push("x"), filter.found()), (("x".into(), false), None));
+        assert_eq!((filter.push("ab"), filter.found()), ((String::new(), true), Some("ab")));
         assert_eq!(run(&["é!"], &["caf", "é", "?"]), ("café?".into(), false));
     }
 

@@ -62,6 +62,11 @@ impl TextWriter {
         })
     }
 
+    /// The stop string that came.
+    pub(crate) fn stop(&self) -> Option<&str> {
+        self.filter.found()
+    }
+
     /// Returns what was held back, once no more tokens come: the beginning of a stop string, or of a character.
     pub(crate) fn finish(&mut self) -> String {
         let (mut text, _) = self.filter.push(&self.stream.finish());

@@ -187,5 +187,9 @@ fn chat_options(body: &Map<String, Value>) -> Result<ChatOptions, ApiError> {
         let problem = "enable_thinking must be true or false";
         value.as_bool().ok_or_else(|| ApiError::field("chat_template_kwargs", problem))
     });
-    Ok(ChatOptions { tools, enable_thinking: enable_thinking.transpose()? })
+    Ok(ChatOptions {
+        tools,
+        enable_thinking: enable_thinking.transpose()?,
+        ..ChatOptions::default()
+    })
 }

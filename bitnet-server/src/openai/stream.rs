@@ -113,7 +113,7 @@ impl Stream {
                     false => self.completion_text(index, id, text, logprobs.as_ref()),
                 }
             }
-            Event::End { choice, finish } => self.end(index(choice), finish),
+            Event::End { choice, finish, .. } => self.end(index(choice), finish),
             Event::Done(usage) => self.done(usage),
             _ => {}
         }

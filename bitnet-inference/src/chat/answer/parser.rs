@@ -33,6 +33,8 @@ pub struct AnswerParser {
     finishing: bool,
     /// Calls end at the first tag that closes one, even in a string.
     strict: bool,
+    /// What the ids of calls begin with, before their number.
+    id_prefix: String,
     next_id: usize,
     message: Message,
     notes: Vec<AnswerNote>,
@@ -69,6 +71,7 @@ impl AnswerParser {
             trims: false,
             finishing: false,
             strict: false,
+            id_prefix: "call_".into(),
             next_id: 0,
             message: Message::new("assistant", ""),
             notes: Vec::new(),
@@ -91,6 +94,12 @@ impl AnswerParser {
     #[must_use]
     pub fn first_call(self, first: usize) -> Self {
         Self { next_id: first, ..self }
+    }
+
+    /// Begins the ids of calls with `prefix` instead of `call_`.
+    #[must_use]
+    pub fn call_prefix(self, prefix: impl Into<String>) -> Self {
+        Self { id_prefix: prefix.into(), ..self }
     }
 
     /// Whether the text that comes next belongs to the reasoning, as far as is known.
@@ -306,7 +315,7 @@ impl AnswerParser {
         if self.tools.function(&function.name).is_none() {
             self.notes.push(AnswerNote::UnknownTool { name: function.name.clone() });
         }
-        let id = format!("call_{}", self.next_id);
+        let id = format!("{}{}", self.id_prefix, self.next_id);
         self.next_id += 1;
         let call = ToolCall { id, function, ..ToolCall::default() };
         self.message.tool_calls.push(call.clone());
