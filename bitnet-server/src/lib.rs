@@ -27,13 +27,22 @@
 struct Readme;
 
 mod access;
+mod anthropic;
 mod body;
+mod conversation;
 mod error;
+mod logprobs;
 mod metrics;
 mod native;
+mod ollama;
 mod openai;
 mod page;
+mod parameters;
+mod request;
+mod responses;
 mod state;
+mod stream;
+mod writing;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -42,7 +51,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use bitnet_inference::engine::Engine;
 
 use crate::access::Keys;
@@ -132,6 +141,21 @@ fn router(state: AppState) -> Router {
     let api = Router::new()
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
+        .route("/v1/responses", post(responses::responses))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/api/version", get(ollama::version))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/ps", get(ollama::ps))
+        .route("/api/show", post(ollama::show))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/create", any(ollama::refuse_change))
+        .route("/api/copy", any(ollama::refuse_change))
+        .route("/api/delete", any(ollama::refuse_change))
+        .route("/api/pull", any(ollama::refuse_change))
+        .route("/api/push", any(ollama::refuse_change))
+        .route("/api/blobs/{*digest}", any(ollama::refuse_change))
         .route("/v1/models", get(native::models))
         .route("/v1/models/{*name}", get(native::model))
         .route("/tokenize", post(native::tokenize))
@@ -153,6 +177,7 @@ fn router(state: AppState) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this route has another method")
         })
         .layer(from_fn_with_state(state.clone(), access::check_host))
+        .layer(from_fn_with_state(state.clone(), error::shape))
         .layer(DefaultBodyLimit::max(body::MAX))
         .with_state(state)
 }

@@ -8,8 +8,9 @@ use bitnet_inference::chat::ChatOptions;
 use bitnet_inference::tokenizer::EncodeOptions;
 use serde_json::{Map, Value, json};
 
+use crate::conversation::messages;
 use crate::error::ApiError;
-use crate::openai::{blocking, messages, object};
+use crate::request::{blocking, object};
 use crate::state::AppState;
 
 /// The process runs.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -27,8 +27,12 @@ fn inside(element: &str) -> &'static str {
     after.split_once(&format!("</{element}>")).map_or("", |(text, _)| text)
 }
 
-/// `GET /`.
-pub(crate) async fn page() -> Response {
+/// `GET /`: the page for browsers, and what Ollama says for its clients.
+pub(crate) async fn page(headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    if !accepts.is_some_and(|accepts| accepts.contains("text/html")) {
+        return "Ollama is running".into_response();
+    }
     let mut response = Html(PAGE).into_response();
     let headers = response.headers_mut();
     if let Ok(policy) = HeaderValue::from_str(&POLICY) {

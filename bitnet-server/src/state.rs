@@ -70,7 +70,7 @@ impl AppState {
     /// Returns a name for an answer.
     pub(crate) fn answer_id(&self, prefix: &str) -> String {
         let number = self.answers.fetch_add(1, Ordering::Relaxed);
-        format!("{prefix}-{:016x}{number:08x}", self.run)
+        format!("{prefix}{:016x}{number:08x}", self.run)
     }
 
     /// Returns a seed for a request that names none.

@@ -8,9 +8,11 @@ use bitnet_inference::engine::{Answer, AnswerText, Logprobs, Response, TokenLogp
 use futures_util::future::try_join_all;
 use serde_json::{Map, Value, json};
 
-use super::parameters::Parameters;
 use crate::error::ApiError;
+use crate::logprobs::{finite, of_token, token_bytes};
+use crate::parameters::Parameters;
 use crate::state::{AppState, since_1970};
+use crate::writing::add;
 
 /// Whether a conversation or a text goes on.
 #[derive(Debug)]
@@ -39,8 +41,8 @@ impl Context {
         prompts: Vec<Vec<u32>>,
     ) -> Self {
         let id = state.answer_id(match shape {
-            Shape::Chat(_) => "chatcmpl",
-            Shape::Completion => "cmpl",
+            Shape::Chat(_) => "chatcmpl-",
+            Shape::Completion => "cmpl-",
         });
         Self { state, parameters, shape, prompts, id }
     }
@@ -79,28 +81,12 @@ impl Context {
 
     /// Returns a token's text: its bytes, where they are not whole characters with U+FFFD.
     fn token_text(&self, token: u32) -> String {
-        String::from_utf8_lossy(&self.token_bytes(token)).into_owned()
-    }
-
-    fn token_bytes(&self, token: u32) -> Vec<u8> {
-        let tokenizer = self.state.model().tokenizer();
-        let bytes = tokenizer.and_then(|tokenizer| tokenizer.token_bytes(token).ok());
-        bytes.unwrap_or_default()
+        String::from_utf8_lossy(&token_bytes(&self.state, token)).into_owned()
     }
 
     /// Returns an item of `logprobs.content` of a chat.
     pub(super) fn chat_logprobs(&self, scores: &Logprobs) -> Value {
-        let item = |token: &TokenLogprob| {
-            let bytes = self.token_bytes(token.token);
-            json!({
-                "token": String::from_utf8_lossy(&bytes),
-                "logprob": finite(token.logprob),
-                "bytes": bytes,
-            })
-        };
-        let mut value = item(&scores.chosen);
-        value["top_logprobs"] = scores.top.iter().map(item).collect();
-        value
+        of_token(&self.state, scores)
     }
 
     /// Returns the `logprobs` of a completion; `offset` is where the first token begins, in characters.
@@ -132,11 +118,6 @@ impl Context {
     }
 }
 
-/// JSON has no infinities; llama.cpp and OpenAI write a large negative number.
-fn finite(logprob: f32) -> f32 {
-    if logprob.is_finite() { logprob } else { -9999.0 }
-}
-
 /// Returns the name of a reason, as OpenAI's clients know it.
 pub(super) fn finish_name(finish: Option<FinishReason>, message: Option<&Message>) -> &'static str {
     let has_calls = message.is_some_and(|message| !message.tool_calls.is_empty());
@@ -145,19 +126,6 @@ pub(super) fn finish_name(finish: Option<FinishReason>, message: Option<&Message
         _ if has_calls => "tool_calls",
         _ => "stop",
     }
-}
-
-/// Returns the tokens of several requests in one.
-pub(super) fn sum(usages: impl Iterator<Item = Usage>) -> Usage {
-    usages.fold(Usage::default(), |mut sum, usage| {
-        sum.prompt_tokens += usage.prompt_tokens;
-        sum.cached_tokens += usage.cached_tokens;
-        sum.written_tokens += usage.written_tokens;
-        sum.queue_time = sum.queue_time.max(usage.queue_time);
-        sum.prompt_time = sum.prompt_time.max(usage.prompt_time);
-        sum.write_time = sum.write_time.max(usage.write_time);
-        sum
-    })
 }
 
 /// Returns the `usage` of an answer.
@@ -202,7 +170,8 @@ pub(super) async fn whole(context: Context, responses: Vec<Response>) -> Result<
             });
         }
     }
-    let total = sum(answers.iter().map(|answer| answer.usage));
+    let mut total = Usage::default();
+    answers.iter().for_each(|answer| add(&mut total, &answer.usage));
     let mut object = context.object(false, choices);
     object.insert("usage".into(), usage(&total));
     object.insert("timings".into(), timings(&total));

@@ -1,144 +1,92 @@
 //! Answers as server-sent events.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::time::Duration;
 
-use axum::response::IntoResponse;
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
-use bitnet_inference::FinishReason;
-use bitnet_inference::chat::{AnswerEvent, AnswerParser, Message};
-use bitnet_inference::engine::{EngineError, Event, Logprobs, Response, Usage};
-use futures_util::StreamExt;
-use futures_util::stream::{SelectAll, select_all, unfold};
+use axum::response::Response as HttpResponse;
+use axum::response::sse::Event;
+use bitnet_inference::chat::AnswerEvent;
+use bitnet_inference::engine::{Logprobs, Response, Usage};
 use serde_json::{Value, json};
 
-use super::answer::{Context, finish_name, sum, timings, usage};
-use crate::error::ApiError;
-
-/// How often a comment is sent while nothing else is, so that proxies keep the connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+use super::answer::{Context, finish_name, timings, usage};
+use crate::error::{Api, ApiError};
+use crate::stream::{Events, sse};
+use crate::writing::{Ending, Part, Writing};
 
 /// One text of a stream.
+#[derive(Debug, Clone, Default)]
 struct Text {
-    /// That of a chat's text, until it ends.
-    parser: Option<AnswerParser>,
     has_role: bool,
     calls: usize,
     /// Where its next token begins, in characters.
     offset: usize,
 }
 
-/// A stream in progress.
-struct Stream {
+/// The chunks of a stream.
+struct Chunks {
     context: Context,
-    events:
-        SelectAll<futures_util::stream::BoxStream<'static, (usize, Result<Event, EngineError>)>>,
     texts: Vec<Text>,
-    usages: Vec<Usage>,
-    unfinished: usize,
-    /// What is to be sent.
-    pending: VecDeque<String>,
-    is_over: bool,
 }
 
 /// Answers with the events of all responses as they come.
-pub(super) fn respond(context: Context, responses: Vec<Response>) -> impl IntoResponse {
-    let texts = responses.len() * context.parameters.choices;
-    let texts =
-        (0..texts).map(|_| Text { parser: context.parser(), has_role: false, calls: 0, offset: 0 });
-    let stream = Stream {
-        texts: texts.collect(),
-        unfinished: responses.len(),
-        events: select_all(responses.into_iter().enumerate().map(|(index, response)| {
-            StreamExt::map(response, move |event| (index, event)).boxed()
-        })),
-        usages: Vec::new(),
-        pending: VecDeque::new(),
-        is_over: false,
-        context,
-    };
-    let events = unfold(stream, async |mut stream| {
-        let data = stream.next().await?;
-        Some((Ok::<_, Infallible>(SseEvent::default().data(data)), stream))
-    });
-    Sse::new(events.boxed()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+pub(super) fn respond(context: Context, responses: Vec<Response>) -> HttpResponse {
+    let choices = context.parameters.choices;
+    let texts = vec![Text::default(); responses.len() * choices];
+    let writing = Writing::new(responses, choices, context.parser().as_ref());
+    sse(writing, Chunks { context, texts }, None)
 }
 
-impl Stream {
-    /// Returns the data of the next event; `None` at the end.
-    async fn next(&mut self) -> Option<String> {
-        loop {
-            if let Some(data) = self.pending.pop_front() {
-                return Some(data);
+impl Events for Chunks {
+    type Item = Event;
+
+    fn begin(&mut self, _: &mut VecDeque<Event>) {}
+
+    fn part(&mut self, part: Part, out: &mut VecDeque<Event>) {
+        match part {
+            Part::Prompt { done, cached, total } if self.context.parameters.return_progress => {
+                let progress = json!({"total": total, "cache": cached, "processed": done});
+                out.push_back(self.chunk(Vec::new(), &[("prompt_progress", progress)]));
             }
-            if self.is_over {
-                return None;
+            Part::Prompt { .. } => {}
+            Part::Text { index, event, logprobs, .. } if self.context.is_chat() => {
+                out.extend(self.delta_of(index, event, logprobs.as_ref()));
             }
-            match self.events.next().await {
-                Some((index, Ok(event))) => self.take(index, event),
-                Some((_, Err(error))) => self.fail(error),
-                None => self.fail(EngineError::ShuttingDown),
+            Part::Text { index, event, token, logprobs } => {
+                out.extend(self.completion_text(index, event, token, logprobs.as_ref()));
             }
+            Part::End { index, end } => out.push_back(self.end(index, &end)),
+            Part::Done(usage) => self.done(&usage, out),
         }
     }
 
-    fn fail(&mut self, error: EngineError) {
-        self.pending.push_back(ApiError::from(error).body().to_string());
-        self.is_over = true;
+    fn fail(&mut self, error: &ApiError, out: &mut VecDeque<Event>) {
+        out.push_back(Event::default().data(error.body(Api::OpenAi, None).to_string()));
     }
+}
 
-    fn send(&mut self, choices: Vec<Value>, more: &[(&str, Value)]) {
+impl Chunks {
+    fn chunk(&self, choices: Vec<Value>, more: &[(&str, Value)]) -> Event {
         let mut object = self.context.object(true, choices);
         if self.context.parameters.include_usage && more.iter().all(|(name, _)| *name != "usage") {
             object.insert("usage".into(), Value::Null);
         }
         object.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        self.pending.push_back(Value::Object(object).to_string());
+        Event::default().data(Value::Object(object).to_string())
     }
 
-    fn take(&mut self, request: usize, event: Event) {
-        let index = |choice: usize| request * self.context.parameters.choices + choice;
-        match event {
-            Event::Prompt { done, cached, total, .. }
-                if self.context.parameters.return_progress =>
-            {
-                let progress = json!({"total": total, "cache": cached, "processed": done});
-                self.send(Vec::new(), &[("prompt_progress", progress)]);
-            }
-            Event::Token { choice, text, logprobs, id } => {
-                let index = index(choice);
-                match self.context.is_chat() {
-                    true => self.chat_text(index, &text, logprobs.as_ref()),
-                    false => self.completion_text(index, id, text, logprobs.as_ref()),
-                }
-            }
-            Event::End { choice, finish, .. } => self.end(index(choice), finish),
-            Event::Done(usage) => self.done(usage),
-            _ => {}
-        }
-    }
-
-    fn chat_text(&mut self, index: usize, text: &str, logprobs: Option<&Logprobs>) {
-        let Some(parser) = &mut self.texts[index].parser else { return };
-        let events = parser.push(text);
-        let mut logprobs =
-            logprobs.map(|scores| json!({"content": [self.context.chat_logprobs(scores)]}));
-        if events.is_empty() && logprobs.is_some() {
-            self.delta(index, json!({"content": ""}), logprobs.take());
-        }
-        for event in events {
-            self.answer_event(index, event, logprobs.take());
-        }
-    }
-
-    fn answer_event(&mut self, index: usize, event: AnswerEvent, logprobs: Option<Value>) {
-        let delta = match event {
+    fn delta_of(
+        &mut self,
+        index: usize,
+        event: AnswerEvent,
+        logprobs: Option<&Logprobs>,
+    ) -> Option<Event> {
+        let text = &mut self.texts[index];
+        let mut delta = match event {
             AnswerEvent::Reasoning(text) => json!({"reasoning_content": text}),
             AnswerEvent::Content(text) => json!({"content": text}),
             AnswerEvent::ToolCall(call) => {
-                let call_index = self.texts[index].calls;
-                self.texts[index].calls += 1;
+                let call_index = text.calls;
+                text.calls += 1;
                 json!({"tool_calls": [{
                     "index": call_index,
                     "id": call.id,
@@ -146,29 +94,27 @@ impl Stream {
                     "function": {"name": call.function.name, "arguments": call.function.arguments},
                 }]})
             }
-            _ => return,
+            _ => return None,
         };
-        self.delta(index, delta, logprobs);
-    }
-
-    fn delta(&mut self, index: usize, mut delta: Value, logprobs: Option<Value>) {
-        let text = &mut self.texts[index];
         if !text.has_role {
             text.has_role = true;
             delta["role"] = "assistant".into();
         }
+        let logprobs =
+            logprobs.map(|scores| json!({"content": [self.context.chat_logprobs(scores)]}));
         let choice =
             json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": null});
-        self.send(vec![choice], &[]);
+        Some(self.chunk(vec![choice], &[]))
     }
 
     fn completion_text(
         &mut self,
         index: usize,
+        event: AnswerEvent,
         token: Option<u32>,
-        text: String,
         logprobs: Option<&Logprobs>,
-    ) {
+    ) -> Option<Event> {
+        let AnswerEvent::Content(text) = event else { return None };
         let scores = token.map(|token| (token, logprobs)).filter(|_| logprobs.is_some());
         let scores = scores.map(|scores| {
             let offset = self.texts[index].offset;
@@ -176,50 +122,31 @@ impl Stream {
             self.texts[index].offset = end;
             value
         });
-        if text.is_empty() && scores.is_none() {
-            return;
-        }
         let choice =
             json!({"index": index, "text": text, "logprobs": scores, "finish_reason": null});
-        self.send(vec![choice], &[]);
+        Some(self.chunk(vec![choice], &[]))
     }
 
-    fn end(&mut self, index: usize, finish: FinishReason) {
-        if !self.context.is_chat() {
-            let finish = finish_name(Some(finish), None);
-            let choice =
-                json!({"index": index, "text": "", "logprobs": null, "finish_reason": finish});
-            self.send(vec![choice], &[]);
-            return;
-        }
-        let Some(parser) = self.texts[index].parser.take() else { return };
-        let answer = parser.finish();
-        for event in answer.events {
-            self.answer_event(index, event, None);
-        }
-        let message: &Message = &answer.message;
-        let finish = finish_name(Some(finish), Some(message));
-        let mut delta = json!({});
-        if !self.texts[index].has_role {
-            delta = json!({"role": "assistant", "content": ""});
-        }
-        let choice =
-            json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": finish});
-        self.send(vec![choice], &[]);
+    fn end(&mut self, index: usize, end: &Ending) -> Event {
+        let finish = finish_name(Some(end.finish), end.message.as_ref());
+        let choice = match self.context.is_chat() {
+            false => json!({"index": index, "text": "", "logprobs": null, "finish_reason": finish}),
+            true => {
+                let delta = match self.texts[index].has_role {
+                    true => json!({}),
+                    false => json!({"role": "assistant", "content": ""}),
+                };
+                json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": finish})
+            }
+        };
+        self.chunk(vec![choice], &[])
     }
 
-    fn done(&mut self, of_request: Usage) {
-        self.usages.push(of_request);
-        self.unfinished -= 1;
-        if self.unfinished > 0 {
-            return;
-        }
-        let total = sum(self.usages.iter().copied());
+    fn done(&mut self, total: &Usage, out: &mut VecDeque<Event>) {
         if self.context.parameters.include_usage {
-            let more = [("usage", usage(&total)), ("timings", timings(&total))];
-            self.send(Vec::new(), &more);
+            let more = [("usage", usage(total)), ("timings", timings(total))];
+            out.push_back(self.chunk(Vec::new(), &more));
         }
-        self.pending.push_back("[DONE]".into());
-        self.is_over = true;
+        out.push_back(Event::default().data("[DONE]"));
     }
 }

@@ -7,8 +7,6 @@ use serde_json::{Map, Value};
 use crate::error::ApiError;
 use crate::state::AppState;
 
-/// Prompts of one request, at most.
-const MAX_PROMPTS: usize = 64;
 /// Stop texts, and bytes of each.
 const MAX_STOPS: usize = 16;
 const MAX_STOP: usize = 1024;
@@ -23,44 +21,23 @@ const COMPLETION: usize = 16;
 
 /// What a request asks for beside its prompt.
 #[derive(Debug, Clone)]
-pub(super) struct Parameters {
-    pub(super) options: GenerateOptions,
-    pub(super) choices: usize,
-    pub(super) logprobs: Option<usize>,
-    pub(super) echo: bool,
-    pub(super) stream: bool,
+pub(crate) struct Parameters {
+    pub(crate) options: GenerateOptions,
+    pub(crate) choices: usize,
+    pub(crate) logprobs: Option<usize>,
+    pub(crate) echo: bool,
+    pub(crate) stream: bool,
     /// A last event of a stream has the usage.
-    pub(super) include_usage: bool,
+    pub(crate) include_usage: bool,
     /// Events tell how much of the prompt was read.
-    pub(super) return_progress: bool,
-}
-
-/// A prompt of `/v1/completions`.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Prompt {
-    Text(String),
-    Tokens(Vec<u32>),
+    pub(crate) return_progress: bool,
 }
 
 impl Parameters {
-    pub(super) fn of_chat(body: &Map<String, Value>, state: &AppState) -> Result<Self, ApiError> {
-        let fields = Fields(body);
-        // The prompt always ends where a new answer begins.
-        for (name, unsupported) in
-            [("continue_final_message", true), ("add_generation_prompt", false)]
-        {
-            if fields.flag(name)? == Some(unsupported) {
-                let problem =
-                    format!("{unsupported} is not supported: an answer is always a new one");
-                return Err(ApiError::field(name, problem));
-            }
-        }
-        let wants = fields.flag("logprobs")?.unwrap_or(false);
-        let top = fields.count("top_logprobs", MAX_LOGPROBS)?;
-        if top.is_some() && !wants {
-            return Err(ApiError::field("top_logprobs", "needs logprobs: true"));
-        }
-        let logprobs = wants.then(|| top.unwrap_or(0));
+    /// Those of OpenAI's conversations.
+    pub(crate) fn of_chat(body: &Map<String, Value>, state: &AppState) -> Result<Self, ApiError> {
+        let fields = Fields::new(body, &[]);
+        let logprobs = fields.logprobs()?;
         let tokens = match fields.tokens("max_completion_tokens")? {
             None => fields.tokens("max_tokens")?,
             some => some,
@@ -68,11 +45,11 @@ impl Parameters {
         Ok(Self { logprobs, ..Self::common(fields, state, tokens.unwrap_or(ALL))? })
     }
 
-    pub(super) fn of_completion(
+    pub(crate) fn of_completion(
         body: &Map<String, Value>,
         state: &AppState,
     ) -> Result<Self, ApiError> {
-        let fields = Fields(body);
+        let fields = Fields::new(body, &[]);
         let logprobs = fields.count("logprobs", MAX_LOGPROBS)?;
         let echo = fields.flag("echo")?.unwrap_or(false);
         if fields.flag("stream")? == Some(true) && echo {
@@ -86,6 +63,16 @@ impl Parameters {
         }
         let tokens = fields.tokens("max_tokens")?.unwrap_or(COMPLETION);
         Ok(Self { logprobs, echo, ..Self::common(fields, state, tokens)? })
+    }
+
+    /// Those of an API whose requests have one answer; `fields` has the numbers of the sampler.
+    pub(crate) fn of_one_answer(
+        fields: Fields<'_>,
+        state: &AppState,
+        max_tokens: Option<usize>,
+    ) -> Result<Self, ApiError> {
+        let common = Self::common(fields, state, max_tokens.unwrap_or(ALL))?;
+        Ok(Self { choices: 1, stream: false, include_usage: false, ..common })
     }
 
     fn common(fields: Fields<'_>, state: &AppState, max_tokens: usize) -> Result<Self, ApiError> {
@@ -122,7 +109,7 @@ impl Parameters {
         if choices == 0 {
             return Err(ApiError::field("n", "must be at least 1"));
         }
-        let stream_options = fields.0.get("stream_options").and_then(Value::as_object);
+        let stream_options = fields.body.get("stream_options").and_then(Value::as_object);
         let include_usage = stream_options.and_then(|options| options.get("include_usage"));
         Ok(Self {
             options,
@@ -136,65 +123,69 @@ impl Parameters {
     }
 }
 
-/// Returns the prompts of a completion: a text, a list of texts, tokens, or lists of tokens.
-pub(super) fn prompts(body: &Map<String, Value>) -> Result<Vec<Prompt>, ApiError> {
-    let wrong = || {
-        let problem = "must be a text, a list of texts, a list of tokens, or a list of such lists";
-        ApiError::field("prompt", problem)
-    };
-    let tokens = |value: &Value| -> Option<Vec<u32>> {
-        let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
-        value.as_array()?.iter().map(token).collect()
-    };
-    let one = |value: &Value| match value {
-        Value::String(text) => Ok(Prompt::Text(text.clone())),
-        list => tokens(list).filter(|t| !t.is_empty()).map(Prompt::Tokens).ok_or_else(wrong),
-    };
-    match body.get("prompt").ok_or_else(wrong)? {
-        Value::Array(list) if list.first().is_some_and(|first| !first.is_number()) => {
-            if list.len() > MAX_PROMPTS {
-                return Err(ApiError::field("prompt", format!("at most {MAX_PROMPTS} prompts")));
-            }
-            list.iter().map(one).collect()
-        }
-        value => Ok(vec![one(value)?]),
-    }
+/// OpenAI's name of a field, and how another API spells it.
+pub(crate) type Spelling = (&'static str, &'static str);
+
+/// The fields of a request by OpenAI's names; `null` is as if a field was not there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fields<'a> {
+    body: &'a Map<String, Value>,
+    spellings: &'static [Spelling],
 }
 
-/// The fields of a request; `null` is as if a field was not there.
-#[derive(Debug, Clone, Copy)]
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl Fields<'_> {
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
+impl<'a> Fields<'a> {
+    pub(crate) fn new(body: &'a Map<String, Value>, spellings: &'static [Spelling]) -> Self {
+        Self { body, spellings }
     }
 
-    fn number(&self, name: &str) -> Result<Option<f32>, ApiError> {
+    fn spelled<'n>(&self, name: &'n str) -> &'n str {
+        let spelling = self.spellings.iter().find(|(of_openai, _)| *of_openai == name);
+        spelling.map_or(name, |(_, spelled)| spelled)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
+        self.body.get(self.spelled(name)).filter(|value| !value.is_null())
+    }
+
+    /// The log probabilities of so many other tokens, if any are wanted.
+    pub(crate) fn logprobs(&self) -> Result<Option<usize>, ApiError> {
+        let wants = self.flag("logprobs")?.unwrap_or(false);
+        let top = self.count("top_logprobs", MAX_LOGPROBS)?;
+        if top.is_some() && !wants {
+            return Err(self.wrong("top_logprobs", "needs logprobs: true"));
+        }
+        Ok(wants.then(|| top.unwrap_or(0)))
+    }
+
+    fn wrong(&self, name: &str, problem: impl std::fmt::Display) -> ApiError {
+        ApiError::field(self.spelled(name), problem)
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Result<Option<f32>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let number = value.as_f64().map(|number| number as f32).filter(|n| n.is_finite());
-        number.map(Some).ok_or_else(|| ApiError::field(name, "must be a number"))
+        number.map(Some).ok_or_else(|| self.wrong(name, "must be a number"))
     }
 
-    fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| ApiError::field(name, "must be true or false"))
+        value.as_bool().map(Some).ok_or_else(|| self.wrong(name, "must be true or false"))
     }
 
-    fn count(&self, name: &str, most: usize) -> Result<Option<usize>, ApiError> {
+    pub(crate) fn count(&self, name: &str, most: usize) -> Result<Option<usize>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
         match count.filter(|&count| count <= most) {
             Some(count) => Ok(Some(count)),
             None if most == usize::MAX => {
-                Err(ApiError::field(name, "must be a whole number, 0 or more"))
+                Err(self.wrong(name, "must be a whole number, 0 or more"))
             }
-            None => Err(ApiError::field(name, format!("must be a whole number from 0 to {most}"))),
+            None => Err(self.wrong(name, format!("must be a whole number from 0 to {most}"))),
         }
     }
 
     /// A limit of tokens; -1 is none.
-    fn tokens(&self, name: &str) -> Result<Option<usize>, ApiError> {
+    pub(crate) fn tokens(&self, name: &str) -> Result<Option<usize>, ApiError> {
         match self.get(name).and_then(Value::as_i64) {
             Some(-1) => Ok(Some(ALL)),
             _ => self.count(name, usize::MAX),
@@ -208,7 +199,7 @@ impl Fields<'_> {
             (_, Some(-1)) => Ok(None),
             (Some(seed), _) => Ok(Some(seed)),
             (_, Some(seed)) => Ok(Some(seed as u64)),
-            _ => Err(ApiError::field("seed", "must be a whole number")),
+            _ => Err(self.wrong("seed", "must be a whole number")),
         }
     }
 
@@ -218,24 +209,24 @@ impl Fields<'_> {
             Some(Value::String(text)) => vec![text.clone()],
             Some(Value::Array(list)) => {
                 let texts = list.iter().map(|text| text.as_str().map(str::to_owned));
-                let wrong = || ApiError::field("stop", "must be a text or a list of texts");
+                let wrong = || self.wrong("stop", "must be a text or a list of texts");
                 texts.collect::<Option<Vec<_>>>().ok_or_else(wrong)?
             }
-            Some(_) => return Err(ApiError::field("stop", "must be a text or a list of texts")),
+            Some(_) => return Err(self.wrong("stop", "must be a text or a list of texts")),
         };
         if stops.len() > MAX_STOPS || stops.iter().any(|text| text.len() > MAX_STOP) {
             let problem = format!("at most {MAX_STOPS} texts of {MAX_STOP} bytes");
-            return Err(ApiError::field("stop", problem));
+            return Err(self.wrong("stop", problem));
         }
         Ok(stops)
     }
 
     fn logit_bias(&self) -> Result<Vec<(u32, f32)>, ApiError> {
-        let wrong = || ApiError::field("logit_bias", "must map tokens to numbers from -100 to 100");
+        let wrong = || self.wrong("logit_bias", "must map tokens to numbers from -100 to 100");
         let Some(value) = self.get("logit_bias") else { return Ok(Vec::new()) };
         let map = value.as_object().ok_or_else(wrong)?;
         if map.len() > MAX_BIAS {
-            return Err(ApiError::field("logit_bias", format!("at most {MAX_BIAS} tokens")));
+            return Err(self.wrong("logit_bias", format!("at most {MAX_BIAS} tokens")));
         }
         let bias = |(token, bias): (&String, &Value)| {
             let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias))?;
@@ -248,18 +239,27 @@ impl Fields<'_> {
 
     /// Refuses what can't be enforced, rather than to write without it.
     fn check_response_format(&self) -> Result<(), ApiError> {
-        let kind = self.get("response_format").map(|f| f.get("type").and_then(Value::as_str));
-        if kind.is_some_and(|kind| kind != Some("text")) {
-            let problem = "only {\"type\": \"text\"} is supported";
-            return Err(ApiError::field("response_format", problem));
-        }
+        check_format(self.get("response_format"), "response_format")?;
         for name in ["grammar", "json_schema", "functions", "function_call", "audio", "modalities"]
         {
             let is_text = self.get(name).is_some_and(|v| *v == serde_json::json!(["text"]));
             if self.get(name).is_some() && !is_text {
-                return Err(ApiError::field(name, "is not supported"));
+                return Err(self.wrong(name, "is not supported"));
             }
         }
         Ok(())
+    }
+}
+
+/// Refuses a form of the answer other than text; `field` is what the client calls it.
+pub(crate) fn check_format(format: Option<&Value>, field: &str) -> Result<(), ApiError> {
+    let is_text = match format {
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) => text.is_empty(),
+        Some(format) => format.get("type").and_then(Value::as_str) == Some("text"),
+    };
+    match is_text {
+        true => Ok(()),
+        false => Err(ApiError::field(field, "only {\"type\": \"text\"} is supported")),
     }
 }

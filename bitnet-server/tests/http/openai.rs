@@ -1,103 +1,14 @@
-//! The server over TCP, as clients see it: the embedded model's texts, streams, errors, keys.
-#![allow(clippy::unwrap_used, reason = "a test fails with what it did not expect")]
+//! Texts by OpenAI's routes: the embedded model's, streams, errors, keys.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use bitnet_inference::engine::{Engine, EngineConfig};
+use bitnet_inference::engine::EngineConfig;
 use bitnet_inference::{GenerateOptions, Model};
-use bitnet_server::{Served, ServerConfig, serve};
 use serde_json::{Value, json};
 
-struct Running {
-    address: SocketAddr,
-    engine: Engine,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Served>>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
-fn start(api_keys: &[&str], config: EngineConfig) -> Running {
-    let model = Arc::new(Model::builder().threads(2).embedded().unwrap());
-    let engine = Engine::start(model, config).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, stop) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
-    let api_keys = api_keys.iter().map(|key| (*key).to_owned()).collect();
-    let config =
-        ServerConfig { api_keys, model_name: "stories".into(), drain: Duration::from_secs(60) };
-    let (served, asked) = (engine.clone(), Arc::clone(&stop));
-    let thread = std::thread::spawn(move || {
-        serve(served, listener, config, move || asked.load(Ordering::SeqCst)).unwrap()
-    });
-    Running { address, engine, stop, thread: Some(thread) }
-}
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
-    }
-
-    /// The data of its events, without the last one.
-    fn events(&self) -> Vec<Value> {
-        let data: Vec<&str> =
-            self.body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-        assert_eq!(data.last(), Some(&"[DONE]"), "{}", self.body);
-        data[..data.len() - 1].iter().map(|text| serde_json::from_str(text).unwrap()).collect()
-    }
-}
-
-fn send(address: SocketAddr, head: &str, body: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let len = body.len();
-    write!(stream, "{head}Connection: close\r\nContent-Length: {len}\r\n\r\n{body}").unwrap();
-    stream
-}
-
-fn ask_as(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Answer {
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}");
-    let mut stream = send(address, &head, body);
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, mut rest) = text.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut body = String::new();
-    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        while let Some((len, after)) = rest.split_once("\r\n") {
-            let len = usize::from_str_radix(len, 16).unwrap();
-            body.push_str(&after[..len]);
-            rest = after[len..].strip_prefix("\r\n").unwrap_or_default();
-        }
-    } else {
-        body.push_str(rest);
-    }
-    Answer { status, head: head.to_owned(), body }
-}
-
-fn get(server: &Running, path: &str) -> Answer {
-    ask_as(server.address, "GET", path, "", "")
-}
-
-fn post(server: &Running, path: &str, body: &Value) -> Answer {
-    ask_as(server.address, "POST", path, "", &body.to_string())
-}
+use crate::server::{ask_as, get, post, send, start};
 
 fn greedy(prompt: &str, max_tokens: usize) -> Value {
     json!({"model": "stories", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0})
@@ -232,12 +143,6 @@ fn wrong_requests_are_named_in_the_shape_of_openai() {
     assert_eq!(get(&server, "/nowhere").status, 404);
     assert_eq!(get(&server, "/v1/models/other").status, 404);
     let chat = json!({"messages": [{"role": "user", "content": "Hi"}]});
-    for (name, value) in [("continue_final_message", true), ("add_generation_prompt", false)] {
-        let mut chat = chat.clone();
-        chat[name] = value.into();
-        let answer = post(&server, "/v1/chat/completions", &chat);
-        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!(name)));
-    }
     let answer = post(&server, "/v1/chat/completions", &chat);
     assert_eq!(answer.status, 400, "the embedded model has no chat template");
     assert_eq!(server.engine.stats().requests, 0);
@@ -362,7 +267,7 @@ fn operators_and_tools_find_what_they_read() {
     assert_eq!(get(&server, "/health/live").status, 200);
     assert_eq!(get(&server, "/v1/models").json()["data"][0]["id"], "stories");
     assert_eq!(get(&server, "/v1/models/stories").json()["object"], "model");
-    let page = get(&server, "/");
+    let page = ask_as(server.address, "GET", "/", "Accept: text/html,*/*;q=0.8\r\n", "");
     assert!(page.head.contains("content-type: text/html") && page.body.ends_with("</html>\n"));
     let head = page.head.to_ascii_lowercase();
     assert!(head.contains("content-security-policy: default-src 'none'; script-src 'sha256-"));

@@ -1,0 +1,9 @@
+//! The server over TCP, as clients of each API see it.
+#![allow(clippy::unwrap_used, reason = "a test fails with what it did not expect")]
+
+mod anthropic;
+mod chat;
+mod ollama;
+mod openai;
+mod responses;
+mod server;
