@@ -6,6 +6,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
+use crate::body::discard;
 use crate::error::ApiError;
 use crate::state::AppState;
 
@@ -57,6 +58,7 @@ pub(crate) async fn check_key(
         (false, Some(key)) => state.keys.find(key),
     };
     let Some(client) = client else {
+        discard(request);
         let message = "a valid API key is needed: send it as `Authorization: Bearer KEY`";
         return ApiError::new(StatusCode::UNAUTHORIZED, message).into_response();
     };
@@ -83,6 +85,7 @@ pub(crate) async fn check_host(
     if !state.is_loopback || is_local(request.headers()) {
         return next.run(request).await;
     }
+    discard(request);
     let message =
         "this server listens on the loopback interface and answers to localhost and 127.0.0.1 only";
     ApiError::new(StatusCode::FORBIDDEN, message).into_response()

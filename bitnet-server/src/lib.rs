@@ -48,7 +48,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, get, post};
@@ -172,8 +172,12 @@ fn router(state: AppState) -> Router {
         .route("/health/ready", get(native::ready))
         .route("/health/live", get(native::live))
         .merge(api)
-        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "there is no such route"))
-        .method_not_allowed_fallback(async || {
+        .fallback(async |request: Request| {
+            body::discard(request);
+            ApiError::new(StatusCode::NOT_FOUND, "there is no such route")
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            body::discard(request);
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this route has another method")
         })
         .layer(from_fn_with_state(state.clone(), access::check_host))

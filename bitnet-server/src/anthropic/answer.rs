@@ -36,6 +36,8 @@ pub(super) fn message(state: &AppState, id: &str, written: &Written) -> Value {
         "content": content,
         "stop_reason": reason,
         "stop_sequence": stop,
+        "stop_details": null,
+        "container": null,
         "usage": usage(&written.usage),
     })
 }
@@ -55,13 +57,19 @@ fn stop_reason(end: &Ending) -> (&'static str, Option<&str>) {
     }
 }
 
-/// Tokens that were found in memory are counted apart from the others of the prompt.
+/// Tokens that were found in memory are counted apart from the others of the prompt. What is null has no meaning here, and
+/// is there since the API's schema wants it.
 fn usage(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.prompt_tokens.saturating_sub(usage.cached_tokens),
+        "cache_creation": null,
         "cache_creation_input_tokens": null,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.written_tokens,
+        "output_tokens_details": null,
+        "server_tool_use": null,
+        "service_tier": null,
+        "inference_geo": null,
     })
 }
 
@@ -159,6 +167,8 @@ impl Events for Blocks {
             "content": [],
             "stop_reason": null,
             "stop_sequence": null,
+            "stop_details": null,
+            "container": null,
             "usage": self::usage(&usage),
         });
         out.push_back(event("message_start", json!({"message": message})));

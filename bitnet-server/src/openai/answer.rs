@@ -197,6 +197,7 @@ fn chat_choice(
         "logprobs": logprobs,
         "finish_reason": finish,
     });
+    value["message"]["refusal"] = Value::Null;
     if !message.tool_calls.is_empty() && message.content.is_empty() {
         value["message"]["content"] = Value::Null;
     }

@@ -173,6 +173,30 @@ fn a_client_without_a_key_gets_its_answer_before_its_body_is_read() {
 }
 
 #[test]
+fn a_body_after_a_refusal_does_not_hide_it() {
+    let server = start(&["secret"], EngineConfig::default());
+    for (path, status) in [("/v1/completions", "401"), ("/nowhere", "404")] {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer[9..], status.as_bytes());
+        for _ in 0..300 {
+            stream.write_all(&[b' '; 1000]).unwrap();
+        }
+        // The connection is good for more.
+        stream
+            .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.contains("HTTP/1.1 200 OK"), "{text}");
+    }
+}
+
+#[test]
 fn keys_are_needed_on_everything_but_health() {
     let server = start(&["secret-1", "secret-2"], EngineConfig::default());
     assert_eq!(get(&server, "/health").status, 200);
