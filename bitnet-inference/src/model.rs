@@ -239,6 +239,11 @@ impl Model {
     /// Those of [`Session::new`] and [`Model::check_head`].
     pub fn session(&self, context: Option<usize>) -> Result<Session> {
         self.check_head()?;
+        self.empty(context)
+    }
+
+    /// Returns an empty sequence as [`Model::session`] does, of a model with or without a head.
+    pub(crate) fn empty(&self, context: Option<usize>) -> Result<Session> {
         let capacity = context.unwrap_or_else(|| self.config().default_context());
         let session = Session::new(&self.decoder, capacity, self.kv)?;
         Ok(session.with_tokenizer(self.tokenizer.clone(), Arc::clone(&self.end_tokens)))

@@ -30,6 +30,7 @@ mod access;
 mod anthropic;
 mod body;
 mod conversation;
+mod embeddings;
 mod error;
 mod logprobs;
 mod metrics;
@@ -141,6 +142,7 @@ fn router(state: AppState) -> Router {
     let api = Router::new()
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/responses", post(responses::responses))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
@@ -150,6 +152,8 @@ fn router(state: AppState) -> Router {
         .route("/api/show", post(ollama::show))
         .route("/api/chat", post(ollama::chat))
         .route("/api/generate", post(ollama::generate))
+        .route("/api/embed", post(ollama::embed))
+        .route("/api/embeddings", post(ollama::embeddings))
         .route("/api/create", any(ollama::refuse_change))
         .route("/api/copy", any(ollama::refuse_change))
         .route("/api/delete", any(ollama::refuse_change))

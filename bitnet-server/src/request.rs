@@ -83,3 +83,39 @@ pub(crate) fn write(
     let response = submit(state, client, parameters, prompt)?;
     Ok((Writing::new(vec![response], 1, parser.as_ref()), len))
 }
+
+/// A text, or its tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Input {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+/// Returns the texts of a field, at most `most`: a text, a list of texts, tokens, or lists of tokens.
+pub(crate) fn inputs(
+    body: &Map<String, Value>,
+    field: &str,
+    most: usize,
+) -> Result<Vec<Input>, ApiError> {
+    let wrong = || {
+        let problem = "must be a text, a list of texts, a list of tokens, or a list of such lists";
+        ApiError::field(field, problem)
+    };
+    let tokens = |value: &Value| -> Option<Vec<u32>> {
+        let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
+        value.as_array()?.iter().map(token).collect()
+    };
+    let one = |value: &Value| match value {
+        Value::String(text) => Ok(Input::Text(text.clone())),
+        list => tokens(list).filter(|t| !t.is_empty()).map(Input::Tokens).ok_or_else(wrong),
+    };
+    match body.get(field).ok_or_else(wrong)? {
+        Value::Array(list) if list.first().is_some_and(|first| !first.is_number()) => {
+            if list.len() > most {
+                return Err(ApiError::field(field, format!("at most {most} texts")));
+            }
+            list.iter().map(one).collect()
+        }
+        value => Ok(vec![one(value)?]),
+    }
+}

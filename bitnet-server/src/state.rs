@@ -10,6 +10,7 @@ use bitnet_inference::engine::Engine;
 use bitnet_inference::tokenizer::Tokenizer;
 
 use crate::access::Keys;
+use crate::embeddings::Turns;
 use crate::error::ApiError;
 
 /// Returns the time since 1970, UTC; 0 for a clock before it.
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     /// Begins the names of answers, so that two runs of a server give different ones.
     run: u64,
     answers: AtomicU64,
+    /// Who computes embeddings.
+    pub(crate) turns: Turns,
 }
 
 impl std::ops::Deref for AppState {
@@ -55,6 +58,7 @@ impl AppState {
             created: since.as_secs(),
             run: since.as_nanos() as u64,
             answers: AtomicU64::new(0),
+            turns: Turns::default(),
         }))
     }
 

@@ -69,3 +69,74 @@ pub(crate) fn lines<E: Events<Item = Value>>(writing: Writing, events: E) -> Res
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     (kind, Body::from_stream(lines.boxed())).into_response()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    //! Answers with reasoning, text and calls, which the models of the tests do not write.
+
+    use std::sync::Arc;
+
+    use bitnet_inference::chat::{AnswerEvent, FunctionCall, Message, ToolCall};
+    use bitnet_inference::engine::{Engine, EngineConfig, Usage};
+    use bitnet_inference::{FinishReason, Model};
+    use futures_util::stream::iter;
+
+    use super::*;
+    use crate::access::Keys;
+    use crate::state::AppState;
+    use crate::writing::{Ending, Written};
+
+    pub(crate) fn state() -> AppState {
+        let model = Arc::new(Model::builder().threads(1).embedded().unwrap());
+        let engine = Engine::start(model, EngineConfig::default()).unwrap();
+        AppState::new(engine, "stories".into(), Keys::default(), true)
+    }
+
+    /// Reasoning, a text and two calls.
+    pub(crate) fn written() -> Written {
+        let call = |id: &str| ToolCall {
+            id: id.into(),
+            function: FunctionCall { name: "weather".into(), arguments: "{\"place\":1}".into() },
+            ..ToolCall::default()
+        };
+        let message = Message {
+            reasoning_content: Some("Why?".into()),
+            tool_calls: vec![call("c0"), call("c1")],
+            ..Message::new("assistant", "Let me see.")
+        };
+        let (finish, reasoning_tokens) = (FinishReason::EndOfText, 2);
+        let end = Ending { finish, stop: None, message: Some(message.clone()), reasoning_tokens };
+        let usage = Usage { prompt_tokens: 9, written_tokens: 7, ..Usage::default() };
+        Written { message, end, usage, logprobs: Vec::new() }
+    }
+
+    /// What is sent of it.
+    pub(crate) fn sent<E: Events>(mut events: E) -> VecDeque<E::Item> {
+        let Written { message, end, usage, .. } = written();
+        let text = |event| Part::Text { index: 0, event, token: None, logprobs: None };
+        let mut out = VecDeque::new();
+        events.begin(&mut out);
+        for piece in ["Wh", "y?"] {
+            events.part(text(AnswerEvent::Reasoning(piece.into())), &mut out);
+        }
+        for piece in ["Let me", "", " see."] {
+            events.part(text(AnswerEvent::Content(piece.into())), &mut out);
+        }
+        for call in message.tool_calls {
+            events.part(text(AnswerEvent::ToolCall(call)), &mut out);
+        }
+        events.part(Part::End { index: 0, end }, &mut out);
+        events.part(Part::Done(usage), &mut out);
+        out
+    }
+
+    /// The data of server-sent events.
+    pub(crate) fn data(events: VecDeque<Event>) -> Vec<Value> {
+        let response = Sse::new(iter(events).map(Ok::<_, Infallible>)).into_response();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let body = runtime.block_on(axum::body::to_bytes(response.into_body(), 1 << 20)).unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        data.map(|data| serde_json::from_str(data).unwrap()).collect()
+    }
+}

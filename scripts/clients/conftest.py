@@ -3,8 +3,8 @@
     python3 -m venv venv && venv/bin/pip install -r scripts/clients/requirements.txt
     venv/bin/pytest scripts/clients [--bitnet target/release/bitnet]
 
-Two servers are started on the loopback interface: the embedded model as it is (`stories`), and with a chat template
-(`chat`).
+Three servers are started on the loopback interface: the embedded model as it is (`stories`), with a chat template
+(`chat`), and a model for embeddings from tests/golden (`embedder`).
 """
 
 import json
@@ -39,3 +39,9 @@ def stories(pytestconfig):
 def chat(pytestconfig):
     template = str(HERE / "template.jinja")
     yield from serve(pytestconfig, "--name", "stories", "--chat-template", template)
+
+
+@pytest.fixture(scope="session")
+def embedder(pytestconfig):
+    model = ROOT / "tests/golden/models/gguf-gemma3-embedding-i2s/model.gguf"
+    yield from serve(pytestconfig, "--name", "embedder", "--model", str(model))

@@ -35,14 +35,13 @@ pub(crate) fn run(cli: &Cli, args: &ServeArgs, output: &mut Output) -> Result<Ou
     }
     let name = args.name.clone().unwrap_or_else(|| model_name(load::source(cli, None)));
     let model = Arc::new(load::model(cli, output)?);
-    let kv_bytes = kv_bytes(&load::session(cli, &model, output)?, args);
-    let step = StepLimits { max_sequences: args.parallel.into(), ..StepLimits::default() };
-    let config = EngineConfig {
-        context: cli.model.ctx,
-        kv_bytes: Some(kv_bytes),
-        step,
-        ..EngineConfig::default()
+    // A model for embeddings keeps no keys and values from one text to the next.
+    let kv_bytes = match model.config().has_head {
+        true => Some(kv_bytes(&load::session(cli, &model, output)?, args)),
+        false => None,
     };
+    let step = StepLimits { max_sequences: args.parallel.into(), ..StepLimits::default() };
+    let config = EngineConfig { context: cli.model.ctx, kv_bytes, step, ..EngineConfig::default() };
     let engine = Engine::start(Arc::clone(&model), config)?;
     if model.decoder().prepare_top_logits()? {
         model.write_cache();

@@ -216,15 +216,14 @@ impl Engine {
     ///
     /// # Errors
     /// [`InferenceError::Resource`] for a context beyond the model's limit or for which `kv_bytes` are too few,
-    /// [`InferenceError::UnsupportedOperation`] for a model without a head or a tokenizer, [`InferenceError::Concurrency`]
-    /// if the system starts no thread.
+    /// [`InferenceError::UnsupportedOperation`] for a model without a tokenizer, [`InferenceError::Concurrency`] if the
+    /// system starts no thread.
     pub fn start(model: Arc<Model>, config: EngineConfig) -> Result<Self> {
-        model.check_head()?;
         if model.tokenizer().is_none() {
             return Err(InferenceError::no_tokenizer("an engine"));
         }
         // Checks the context.
-        let empty = model.session(config.context)?;
+        let empty = model.empty(config.context)?;
         let (context, page_bytes) = (empty.capacity(), empty.cache().page_bytes());
         let pages_of_context = context.div_ceil(KV_PAGE);
         let page_limit = match config.kv_bytes {
@@ -305,9 +304,10 @@ impl Engine {
     /// Takes a request and returns its answer as it will come. Does not wait.
     ///
     /// # Errors
-    /// [`EngineError::QueueFull`], [`EngineError::ContextLength`], [`EngineError::ShuttingDown`], and
-    /// [`InferenceError::Parameter`] for a value out of range.
+    /// [`EngineError::QueueFull`], [`EngineError::ContextLength`], [`EngineError::ShuttingDown`],
+    /// [`InferenceError::Parameter`] for a value out of range, and those of [`Model::check_head`].
     pub fn submit(&self, request: Request) -> std::result::Result<Response, EngineError> {
+        self.model.check_head()?;
         self.check(&request)?;
         let config = self.model.config();
         let sampler = Sampler::new(request.options.sampler.clone(), config.vocab_size)?;

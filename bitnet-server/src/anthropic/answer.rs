@@ -207,3 +207,49 @@ fn event(name: &str, mut data: Value) -> Event {
     data["type"] = name.into();
     Event::default().event(name).data(data.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::tests::{data, sent, state, written};
+
+    #[test]
+    fn each_kind_of_part_is_a_block() {
+        let whole = message(&state(), "msg_1", &written());
+        assert_eq!(whole["stop_reason"], "tool_use");
+        let call = |id: &str| json!({"type": "tool_use", "id": id, "name": "weather", "input": {"place": 1}});
+        assert_eq!(whole["content"][0]["thinking"], "Why?");
+        assert_eq!(whole["content"][1]["text"], "Let me see.");
+        assert_eq!((&whole["content"][2], &whole["content"][3]), (&call("c0"), &call("c1")));
+
+        let events = data(sent(Blocks::new(state(), "msg_1".into(), 9)));
+        let mut blocks = Vec::new();
+        let mut open = None;
+        for event in &events {
+            match event["type"].as_str().unwrap() {
+                "content_block_start" => {
+                    assert_eq!((open, &event["index"]), (None, &json!(blocks.len())));
+                    open = Some(blocks.len());
+                    blocks.push((event["content_block"]["type"].clone(), String::new()));
+                }
+                "content_block_delta" => {
+                    assert_eq!(event["index"], open.unwrap());
+                    let delta = &event["delta"];
+                    let text =
+                        ["text", "thinking", "partial_json"].iter().find_map(|n| delta[n].as_str());
+                    blocks.last_mut().unwrap().1.push_str(text.unwrap());
+                }
+                "content_block_stop" => assert_eq!(event["index"], open.take().unwrap()),
+                _ => assert_eq!(open, None),
+            }
+        }
+        let expected = [
+            (json!("thinking"), "Why?".to_owned()),
+            (json!("text"), "Let me see.".to_owned()),
+            (json!("tool_use"), "{\"place\":1}".to_owned()),
+            (json!("tool_use"), "{\"place\":1}".to_owned()),
+        ];
+        assert_eq!(blocks, expected);
+        assert_eq!(events[events.len() - 2]["delta"]["stop_reason"], "tool_use");
+    }
+}

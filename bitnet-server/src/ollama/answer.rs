@@ -149,3 +149,34 @@ impl Events for Lines {
         out.push_back(error.body(Api::Ollama, None));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::tests::{sent, state, written};
+
+    #[test]
+    fn calls_have_objects_as_arguments() {
+        let whole = whole(&state(), Route::Chat, &written());
+        let calls = whole["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!(calls[1]["function"]["arguments"], json!({"place": 1}));
+        assert_eq!(calls[1]["function"]["index"], 1);
+        assert_eq!(whole["message"]["thinking"], "Why?");
+
+        let lines = sent(Lines::new(state(), Route::Chat));
+        let join = |name: &str| -> String {
+            lines.iter().filter_map(|line| line["message"][name].as_str()).collect()
+        };
+        assert_eq!((join("thinking"), join("content")), ("Why?".into(), "Let me see.".into()));
+        let streamed: Vec<&Value> = lines
+            .iter()
+            .filter_map(|line| line["message"]["tool_calls"].as_array())
+            .flatten()
+            .collect();
+        assert_eq!(streamed, calls.iter().collect::<Vec<_>>());
+        assert_eq!(
+            (&lines[lines.len() - 1]["done_reason"], whole["done"].as_bool()),
+            (&json!("stop"), Some(true))
+        );
+    }
+}

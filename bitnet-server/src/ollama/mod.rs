@@ -1,6 +1,7 @@
 //! Ollama's routes for texts: `/api/chat` and `/api/generate`, and those that would change models, which are refused.
 
 mod answer;
+mod embed;
 mod models;
 mod request;
 
@@ -13,6 +14,7 @@ use bitnet_inference::chat::Message;
 use serde_json::{Map, Value};
 
 use self::answer::{Lines, Route};
+pub(crate) use self::embed::{embed, embeddings};
 pub(crate) use self::models::{ps, show, tags, version};
 use self::request::{load, parameters, think};
 use crate::access::Client;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::time;
 use crate::conversation::answer_format;
+use crate::embeddings::is_for_embeddings;
 use crate::error::ApiError;
 use crate::request::object;
 use crate::state::AppState;
@@ -64,7 +65,9 @@ pub(crate) async fn show(
     let (config, facts, sampling) = (model.config(), model.facts(), model.default_sampling());
     let template = model.template().and_then(Result::ok).map_or("", |template| template.source());
     let format = answer_format(&state);
-    let mut capabilities = vec!["completion"];
+    let mut capabilities = Vec::new();
+    capabilities.extend(config.has_head.then_some("completion"));
+    capabilities.extend(is_for_embeddings(&state).then_some("embedding"));
     capabilities.extend((format.calls != CallSyntax::None).then_some("tools"));
     capabilities.extend(format.reasoning.map(|_| "thinking"));
     let mut info = Map::new();

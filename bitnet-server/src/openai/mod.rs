@@ -10,14 +10,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::InferenceError;
 use bitnet_inference::tokenizer::EncodeOptions;
-use serde_json::{Map, Value};
 
 use self::answer::{Context, Shape};
 use crate::access::Client;
 use crate::conversation::Conversation;
 use crate::error::ApiError;
 use crate::parameters::Parameters;
-use crate::request::{blocking, object, submit};
+use crate::request::{Input, blocking, inputs, object, submit};
 use crate::state::AppState;
 
 /// Prompts of one request, at most.
@@ -43,14 +42,14 @@ pub(crate) async fn completions(
 ) -> Result<Response, ApiError> {
     let body = object(&body)?;
     let parameters = Parameters::of_completion(&body, &state)?;
-    let prompts = prompts(&body)?;
+    let prompts = inputs(&body, "prompt", MAX_PROMPTS)?;
     let prepared = state.clone();
     let prompts = blocking(move || {
         let tokenizer = prepared.tokenizer()?;
         let options = EncodeOptions { add_special: true, parse_special: true };
-        let encode = |prompt: Prompt| match prompt {
-            Prompt::Tokens(tokens) => Ok(tokens),
-            Prompt::Text(text) => {
+        let encode = |prompt: Input| match prompt {
+            Input::Tokens(tokens) => Ok(tokens),
+            Input::Text(text) => {
                 Ok(tokenizer.encode(&text, options).map_err(InferenceError::from)?)
             }
         };
@@ -77,36 +76,4 @@ async fn run(
         return Ok(stream::respond(context, responses));
     }
     Ok(Json(answer::whole(context, responses).await?).into_response())
-}
-
-/// A prompt of `/v1/completions`.
-#[derive(Debug, Clone, PartialEq)]
-enum Prompt {
-    Text(String),
-    Tokens(Vec<u32>),
-}
-
-/// Returns the prompts of a completion: a text, a list of texts, tokens, or lists of tokens.
-fn prompts(body: &Map<String, Value>) -> Result<Vec<Prompt>, ApiError> {
-    let wrong = || {
-        let problem = "must be a text, a list of texts, a list of tokens, or a list of such lists";
-        ApiError::field("prompt", problem)
-    };
-    let tokens = |value: &Value| -> Option<Vec<u32>> {
-        let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
-        value.as_array()?.iter().map(token).collect()
-    };
-    let one = |value: &Value| match value {
-        Value::String(text) => Ok(Prompt::Text(text.clone())),
-        list => tokens(list).filter(|t| !t.is_empty()).map(Prompt::Tokens).ok_or_else(wrong),
-    };
-    match body.get("prompt").ok_or_else(wrong)? {
-        Value::Array(list) if list.first().is_some_and(|first| !first.is_number()) => {
-            if list.len() > MAX_PROMPTS {
-                return Err(ApiError::field("prompt", format!("at most {MAX_PROMPTS} prompts")));
-            }
-            list.iter().map(one).collect()
-        }
-        value => Ok(vec![one(value)?]),
-    }
 }

@@ -193,3 +193,42 @@ impl Events for Items {
         out.push_back(self.event("response.failed", json!({"response": response})));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::{Fields, Parameters};
+    use crate::stream::tests::{data, sent, state, written};
+
+    fn answer() -> Answer {
+        let (state, request) = (state(), serde_json::Map::new());
+        let parameters = Parameters::of_one_answer(Fields::new(&request, &[]), &state, None);
+        Answer::new(state, request, &parameters.unwrap())
+    }
+
+    #[test]
+    fn each_kind_of_part_is_an_item() {
+        let whole = answer().whole(&written());
+        assert_eq!((&whole["status"], &whole["error"]), (&json!("completed"), &Value::Null));
+        let events = data(sent(Items::new(answer())));
+        let done: Vec<&Value> =
+            events.iter().filter(|e| e["type"] == "response.output_item.done").collect();
+        let added = events.iter().filter(|e| e["type"] == "response.output_item.added").count();
+        let output = whole["output"].as_array().unwrap();
+        assert_eq!((done.len(), added, output.len()), (4, 4, 4));
+        for (index, item) in output.iter().enumerate() {
+            assert_eq!(done[index]["output_index"], index);
+            let mut streamed = done[index]["item"].clone();
+            streamed["id"] = item["id"].clone();
+            assert_eq!(&streamed, item);
+        }
+        assert_eq!(output[3]["call_id"], "c1");
+        let last = &events[events.len() - 1];
+        assert_eq!(last["type"], "response.completed");
+        assert_eq!(last["response"]["output"].as_array().unwrap().len(), 4);
+        assert_eq!(last["response"]["usage"]["output_tokens_details"]["reasoning_tokens"], 2);
+        for (number, event) in events.iter().enumerate() {
+            assert_eq!(event["sequence_number"], number);
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -52,6 +53,13 @@ pub(crate) fn start_chat() -> Running {
     let options = LoadOptions { chat_template: template, ..LoadOptions::default() };
     let model = Model::builder().options(options).threads(2).embedded().unwrap();
     serve_model(model, &[], EngineConfig::default())
+}
+
+/// Serves a model for embeddings, of random weights.
+pub(crate) fn start_embeddings() -> Running {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
+    let file = folder.join("gguf-gemma3-embedding-i2s/model.gguf");
+    serve_model(Model::builder().threads(2).open(file).unwrap(), &[], EngineConfig::default())
 }
 
 fn serve_model(model: Model, api_keys: &[&str], config: EngineConfig) -> Running {
