@@ -1,4 +1,7 @@
-//! Serves a model over HTTP with the API of OpenAI, for many clients at a time.
+//! Serves a model over HTTP with the APIs of OpenAI, Anthropic and Ollama, for many clients at a time.
+//!
+//! Each API reads a request into parameters and a conversation; what the engine writes comes back in parts,
+//! which each API turns into its own answers and events.
 //!
 //! ```no_run
 //! use std::net::TcpListener;
@@ -16,7 +19,9 @@
 //!
 //! | route | what |
 //! |---|---|
-//! | `/v1/chat/completions`, `/v1/completions`, `/v1/models` | OpenAI's |
+//! | `/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/embeddings`, `/v1/models` | OpenAI's |
+//! | `/v1/messages`, `/v1/messages/count_tokens` | Anthropic's |
+//! | `/api/chat`, `/api/generate`, `/api/embed`, `/api/tags`, ... | Ollama's |
 //! | `/tokenize`, `/detokenize`, `/apply-template`, `/props` | llama-server's |
 //! | `/` | a page to chat with the model |
 //! | `/health`, `/health/live`, `/health/ready`, `/metrics` | for operators |
