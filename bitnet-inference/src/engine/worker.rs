@@ -102,7 +102,9 @@ impl Worker {
             && self.waiting.is_empty()
             && !inbox.is_ending
         {
-            self.shared.stats().active = 0;
+            let mut stats = self.shared.stats();
+            (stats.active, stats.active_pages) = (0, 0);
+            drop(stats);
             inbox = match self.shared.changed.wait(inbox) {
                 Ok(inbox) => inbox,
                 Err(poisoned) => poisoned.into_inner(),
@@ -292,7 +294,8 @@ impl Worker {
     /// Counts a request that waits no more.
     pub(super) fn left_queue(&self, pending: &Pending) {
         let mut inbox = self.shared.inbox();
-        inbox.waiting = inbox.waiting.without(&pending.request);
+        inbox.waiting -= 1;
+        inbox.waiting_tokens -= pending.request.prompt.len();
     }
 
     /// Counts a request that has ended, and tells its reader of an error.
