@@ -1,6 +1,8 @@
 //! The `bitnet` program: runs, verifies, converts and trains ternary language models.
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "serve", feature = "top"))]
+mod api_keys;
 mod args;
 mod commands;
 #[cfg(feature = "hub")]
@@ -15,6 +17,8 @@ mod output_file;
 mod planned;
 #[cfg(feature = "hub")]
 mod remote_header;
+#[cfg(feature = "serve")]
+mod service;
 
 use std::ffi::OsString;
 use std::io;

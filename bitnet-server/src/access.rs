@@ -63,7 +63,9 @@ pub(crate) async fn check_key(
         return ApiError::new(StatusCode::UNAUTHORIZED, message).into_response();
     };
     request.extensions_mut().insert(Client(client));
-    next.run(request).await
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(Client(client));
+    response
 }
 
 fn sent_key(headers: &HeaderMap) -> Option<&[u8]> {

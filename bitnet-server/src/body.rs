@@ -28,6 +28,14 @@ pub(crate) async fn read(request: Request, next: Next) -> Response {
         discard(request);
         return too_large();
     }
+    let encoding = request.headers().get(header::CONTENT_ENCODING);
+    if let Some(encoding) =
+        encoding.filter(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        let message = format!("bodies of encoding {encoding:?} are not read; send it as it is");
+        discard(request);
+        return ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message).into_response();
+    }
     let (parts, body) = request.into_parts();
     match tokio::time::timeout(TIME, to_bytes(body, MAX)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,

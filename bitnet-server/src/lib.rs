@@ -34,6 +34,7 @@ struct Readme;
 mod access;
 mod anthropic;
 mod body;
+mod connections;
 mod conversation;
 mod embeddings;
 mod error;
@@ -45,9 +46,11 @@ mod openai;
 mod page;
 mod parameters;
 mod request;
+mod requests;
 mod responses;
 mod state;
 mod stream;
+mod watch;
 mod writing;
 
 use std::net::TcpListener;
@@ -61,11 +64,18 @@ use axum::routing::{any, get, post};
 use bitnet_inference::engine::Engine;
 
 use crate::access::Keys;
+pub use crate::connections::ConnectionLimits;
 use crate::error::ApiError;
+use crate::requests::Recorder;
+pub use crate::requests::{AccessLog, LogFormat};
 use crate::state::AppState;
+pub use crate::watch::EngineWatch;
 
 /// How often the wish to stop is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long the last bytes of answers may be on their way once the server ends.
+const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
@@ -76,11 +86,21 @@ pub struct ServerConfig {
     pub api_keys: Vec<String>,
     /// How long answers in progress may go on once the server shall end.
     pub drain: Duration,
+    /// Where lines about requests go; nowhere if there is none.
+    pub access_log: Option<AccessLog>,
+    /// Limits of connections.
+    pub connections: ConnectionLimits,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { model_name: "bitnet".into(), api_keys: Vec::new(), drain: Duration::from_secs(30) }
+        Self {
+            model_name: "bitnet".into(),
+            api_keys: Vec::new(),
+            drain: Duration::from_secs(30),
+            access_log: None,
+            connections: ConnectionLimits::default(),
+        }
     }
 }
 
@@ -91,8 +111,8 @@ pub struct Served {
     pub cut_off: usize,
 }
 
-/// Serves until `should_stop` returns true, which is looked at twenty times a second; then takes no more requests and
-/// lets those in progress end, at most for the drain of `config`.
+/// Serves until `should_stop` returns true, which is looked at twenty times a second; then refuses new requests with
+/// status 503 and lets those in progress end, at most for the drain of `config`.
 ///
 /// # Errors
 /// If the listener can't be used, or the system starts no runtime.
@@ -106,44 +126,37 @@ pub fn serve(
     let is_loopback = listener.local_addr()?.ip().is_loopback();
     let keys = Keys::new(&config.api_keys);
     let state = AppState::new(engine.clone(), config.model_name, keys, is_loopback);
+    let router = router(state, Recorder::new(config.access_log));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let drain = config.drain;
     let served = runtime.block_on(async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let stopped = async move {
-            while !should_stop() {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        let (tell, told) = tokio::sync::oneshot::channel::<()>();
-        let closing = engine.clone();
-        let signal = async move {
-            stopped.await;
-            closing.close();
-            // The other end is gone only if the server has ended by itself.
-            let _ = tell.send(());
-        };
-        let server = axum::serve(listener, router(state)).with_graceful_shutdown(signal);
-        let mut server = std::pin::pin!(server.into_future());
-        tokio::select! {
-            result = &mut server => return result.map(|()| Served { cut_off: 0 }),
-            _ = told => {}
-        }
-        let start = Instant::now();
-        while engine.unfinished() > 0 && start.elapsed() < drain {
-            tokio::time::sleep(LOOK).await;
-        }
+        // A load balancer must be able to read that it shall send no more: connections are accepted until the end.
+        let drained = drained(&engine, config.drain, should_stop);
+        let open = connections::accept(listener, router, config.connections, drained).await;
         let cut_off = engine.unfinished();
-        // Connections that are kept open without a request need not be waited for.
-        let _ = tokio::time::timeout(Duration::from_millis(500), server).await;
+        let time = if cut_off == 0 { LAST_BYTES } else { Duration::ZERO };
+        // Connections that are kept open without a request close at once.
+        let _ = tokio::time::timeout(time, open.shutdown()).await;
         Ok(Served { cut_off })
     });
     runtime.shutdown_timeout(Duration::from_millis(500));
     served
 }
 
+/// Waits until the server shall stop, closes the engine, and waits until its requests have ended or the drain has passed.
+async fn drained(engine: &Engine, drain: Duration, should_stop: impl Fn() -> bool) {
+    while !should_stop() {
+        tokio::time::sleep(LOOK).await;
+    }
+    engine.close();
+    let start = Instant::now();
+    while engine.unfinished() > 0 && start.elapsed() < drain {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// The routes.
-fn router(state: AppState) -> Router {
+fn router(state: AppState, recorder: Recorder) -> Router {
     let api = Router::new()
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
@@ -190,7 +203,9 @@ fn router(state: AppState) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this route has another method")
         })
         .layer(from_fn_with_state(state.clone(), access::check_host))
+        .layer(from_fn(connections::check_headers))
         .layer(from_fn_with_state(state.clone(), error::shape))
+        .layer(from_fn_with_state(recorder, requests::record))
         .layer(DefaultBodyLimit::max(body::MAX))
         .with_state(state)
 }

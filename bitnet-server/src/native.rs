@@ -13,9 +13,13 @@ use crate::error::ApiError;
 use crate::request::{blocking, object};
 use crate::state::AppState;
 
-/// The process runs.
-pub(crate) async fn live() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+/// The process runs, and its engine does not hang.
+pub(crate) async fn live(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
+    if state.watch.is_alive() {
+        return Ok(Json(json!({"status": "ok"})));
+    }
+    let message = "the engine makes no steps; restart the server";
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message))
 }
 
 /// Requests are taken.

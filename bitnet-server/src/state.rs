@@ -12,6 +12,7 @@ use bitnet_inference::tokenizer::Tokenizer;
 use crate::access::Keys;
 use crate::embeddings::Turns;
 use crate::error::ApiError;
+use crate::watch::EngineWatch;
 
 /// Returns the time since 1970, UTC; 0 for a clock before it.
 pub(crate) fn since_1970() -> Duration {
@@ -25,6 +26,7 @@ pub(crate) struct AppState(Arc<Shared>);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
+    pub(crate) watch: EngineWatch,
     /// What clients call the model.
     pub(crate) model_name: String,
     pub(crate) keys: Keys,
@@ -51,6 +53,7 @@ impl AppState {
     pub(crate) fn new(engine: Engine, model_name: String, keys: Keys, is_loopback: bool) -> Self {
         let since = since_1970();
         Self(Arc::new(Shared {
+            watch: EngineWatch::new(engine.clone()),
             engine,
             model_name,
             keys,

@@ -33,7 +33,7 @@ pub(crate) use measure::{CompareArgs, InspectArgs, PerplexityArgs, VerifyArgs};
 pub(crate) use model::ModelArgs;
 pub(crate) use sampling::SamplingArgs;
 #[cfg(feature = "serve")]
-pub(crate) use serve::ServeArgs;
+pub(crate) use serve::{LogForm, ServeArgs};
 pub(crate) use text::{ChatArgs, RunArgs, TokenizeArgs};
 
 /// Runs, checks and trains ternary (BitNet b1.58) language models.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// Serve a model over HTTP with OpenAI's API.
 ///
@@ -33,4 +33,22 @@ pub(crate) struct ServeArgs {
     /// Seconds that requests in progress may take once the server shall end
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain: u64,
+    /// The form of a line about each request on standard error, without prompts and keys [default: text on a terminal, else
+    /// off]
+    #[arg(long, value_name = "FORM")]
+    pub(crate) log: Option<LogForm>,
+    /// The connections at a time, at most; further ones get status 503
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) max_connections: u32,
+}
+
+/// The form of the lines about requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogForm {
+    /// A JSON object in a line
+    Json,
+    /// A line for people
+    Text,
+    /// None
+    Off,
 }

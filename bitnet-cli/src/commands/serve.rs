@@ -1,28 +1,28 @@
 //! `bitnet serve`: a model behind HTTP.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bitnet_inference::engine::scheduler::StepLimits;
 use bitnet_inference::engine::{DEFAULT_CONTEXTS, Engine, EngineConfig};
 use bitnet_inference::{ModelSource, Session};
-use bitnet_server::{ServerConfig, serve};
+use bitnet_server::{AccessLog, ConnectionLimits, EngineWatch, LogFormat, ServerConfig, serve};
 use serde_json::json;
 
 use super::Outcome;
-use crate::args::{Cli, ServeArgs};
-use crate::input_text::{LONGEST_SETTINGS, read_text};
+use crate::api_keys;
+use crate::args::{Cli, LogForm, ServeArgs};
 use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{Output, bytes, count};
+use crate::service::{self, Notices};
 
 /// Serves until a signal comes.
 pub(crate) fn run(cli: &Cli, args: &ServeArgs, output: &mut Output) -> Result<Outcome> {
     let api_keys = match &args.api_key_file {
-        Some(path) => keys(path)?,
+        Some(path) => api_keys::read(path)?,
         None => Vec::new(),
     };
     // A port that is taken is found before the model is loaded.
@@ -63,9 +63,25 @@ pub(crate) fn run(cli: &Cli, args: &ServeArgs, output: &mut Output) -> Result<Ou
             bytes((stats.page_limit * stats.page_bytes) as u64),
         ));
     }
-    let config =
-        ServerConfig { model_name: name, api_keys, drain: Duration::from_secs(args.drain) };
-    let served = serve(engine, socket, config, crate::interrupt::asked)?;
+    let notices = Notices::ready(EngineWatch::new(engine.clone()), &format!("{name} at {url}"));
+    let config = ServerConfig {
+        model_name: name,
+        api_keys,
+        drain: Duration::from_secs(args.drain),
+        access_log: access_log(args.log, output),
+        connections: ConnectionLimits {
+            most: connections(args.max_connections as usize, output),
+            ..ConnectionLimits::default()
+        },
+    };
+    let served = serve(engine, socket, config, move || {
+        notices.tick();
+        let should_stop = crate::interrupt::asked();
+        if should_stop {
+            notices.stopping();
+        }
+        should_stop
+    })?;
     drop(listener);
     if served.cut_off > 0 {
         output.warning(&format!(
@@ -75,6 +91,29 @@ pub(crate) fn run(cli: &Cli, args: &ServeArgs, output: &mut Output) -> Result<Ou
         ));
     }
     Ok(Outcome::Done)
+}
+
+/// Returns the log of requests that was asked for; on a terminal there is one unless it was refused.
+fn access_log(form: Option<LogForm>, output: &Output) -> Option<AccessLog> {
+    let format = match form {
+        Some(LogForm::Json) => LogFormat::Json,
+        Some(LogForm::Text) => LogFormat::Text,
+        Some(LogForm::Off) => return None,
+        None if output.stderr_is_terminal => LogFormat::Text,
+        None => return None,
+    };
+    Some(AccessLog::new(format, std::io::stderr()))
+}
+
+/// Returns the connections that there may be: as many as were asked for, if the system allows so many files.
+fn connections(most: usize, output: &mut Output) -> usize {
+    let possible = service::connections(most);
+    if possible < most {
+        output.warning(&format!(
+            "only {possible} connections are possible, {most} were asked for: raise the limit of open files (ulimit -n)"
+        ));
+    }
+    possible
 }
 
 /// Returns what clients call a model: its file's or folder's name.
@@ -99,18 +138,4 @@ fn kv_bytes(session: &Session, args: &ServeArgs) -> usize {
     let context = pages.saturating_mul(session.cache().page_bytes());
     let half = load::free_memory().map_or(usize::MAX, |free| (free / 2) as usize);
     context.saturating_mul(DEFAULT_CONTEXTS).min(half).max(context)
-}
-
-/// Returns the keys of a file: its lines, without those that are empty or begin with `#`.
-fn keys(path: &Path) -> Result<Vec<String>> {
-    let text = read_text(path, LONGEST_SETTINGS).context("--api-key-file")?;
-    let lines = text.lines().map(str::trim);
-    let keys: Vec<String> = lines
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect();
-    if keys.is_empty() {
-        bail!("{}: there is no key; write one in a line", path.display());
-    }
-    Ok(keys)
 }

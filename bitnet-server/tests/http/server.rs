@@ -68,8 +68,12 @@ fn serve_model(model: Model, api_keys: &[&str], config: EngineConfig) -> Running
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, stop) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
     let api_keys = api_keys.iter().map(|key| (*key).to_owned()).collect();
-    let config =
-        ServerConfig { api_keys, model_name: "stories".into(), drain: Duration::from_secs(60) };
+    let config = ServerConfig {
+        api_keys,
+        model_name: "stories".into(),
+        drain: Duration::from_secs(60),
+        ..ServerConfig::default()
+    };
     let (served, asked) = (engine.clone(), Arc::clone(&stop));
     let thread = std::thread::spawn(move || {
         serve(served, listener, config, move || asked.load(Ordering::SeqCst)).unwrap()
