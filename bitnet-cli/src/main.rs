@@ -112,6 +112,8 @@ fn work(cli: &mut Cli, output: &mut Output) -> anyhow::Result<Outcome> {
         Command::Chat(args) => commands::chat::run(cli, args, output),
         #[cfg(feature = "serve")]
         Command::Serve(args) => commands::serve::run(cli, args, output),
+        #[cfg(feature = "top")]
+        Command::Top(args) => commands::top::run(args, output),
         Command::Embed(args) => commands::embed::run(cli, args, output),
         Command::Inspect(args) => commands::inspect::run(cli, args, output),
         Command::Convert(args) => commands::convert::run(cli, args, output),

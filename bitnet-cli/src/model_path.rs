@@ -61,6 +61,8 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
         | Command::Calibrate(_) => {}
         #[cfg(feature = "serve")]
         Command::Serve(_) => {}
+        #[cfg(feature = "top")]
+        Command::Top(_) => return Ok(true),
         // These commands use no model.
         Command::Cache(_)
         | Command::Pull(_)

@@ -13,6 +13,8 @@ mod sampling;
 #[cfg(feature = "serve")]
 mod serve;
 pub(crate) mod text;
+#[cfg(feature = "top")]
+mod top;
 pub(crate) mod values;
 
 use std::ffi::OsString;
@@ -35,6 +37,8 @@ pub(crate) use sampling::SamplingArgs;
 #[cfg(feature = "serve")]
 pub(crate) use serve::{LogForm, ServeArgs};
 pub(crate) use text::{ChatArgs, RunArgs, TokenizeArgs};
+#[cfg(feature = "top")]
+pub(crate) use top::TopArgs;
 
 /// Runs, checks and trains ternary (BitNet b1.58) language models.
 ///
@@ -60,6 +64,9 @@ pub(crate) enum Command {
     /// Serve a model over HTTP with OpenAI's API
     #[cfg(feature = "serve")]
     Serve(ServeArgs),
+    /// Watch a server in the terminal
+    #[cfg(feature = "top")]
+    Top(TopArgs),
     /// Turn texts into vectors for search and comparison
     Embed(EmbedArgs),
     /// Show a model's metadata, tensors and assumptions

@@ -22,6 +22,8 @@ pub(crate) mod sampling;
 pub(crate) mod serve;
 pub(crate) mod stored;
 pub(crate) mod tokenize;
+#[cfg(feature = "top")]
+pub(crate) mod top;
 #[cfg(feature = "train")]
 pub(crate) mod train;
 pub(crate) mod verify;
