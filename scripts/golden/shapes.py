@@ -193,9 +193,7 @@ def metadata(name, s, names, ternary):
                (a + "ssm.inner_size", "u32", s.value_heads * s.delta_dim), (a + "full_attention_interval", "u32", 4)]
     if s.rotation:
         kv += rotation(s, names)
-    tokens, _, merges = gguf_file.tiny_bpe(s.vocab)
-    # Reserved tokens are ordinary ones, so that what is written has text.
-    kinds = [1] * (s.vocab - 4) + [3] * 4
+    tokens, kinds, merges = gguf_file.tiny_bpe(s.vocab)
     return kv + [
         ("tokenizer.ggml.model", "str", "gpt2"), ("tokenizer.ggml.pre", "str", pre),
         ("tokenizer.ggml.tokens", "[str]", tokens), ("tokenizer.ggml.token_type", "[i32]", kinds),
