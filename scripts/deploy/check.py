@@ -73,7 +73,7 @@ def check_files():
     else:
         # The aliases are resolved first, as composers do.
         content = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-        compose = compose_spec.PyCompose.from_dict(content)
+        compose = compose_spec.PyCompose.from_json(json.dumps(content))
         services = ["bitnet-1", "bitnet-2", "proxy"]
         say("compose.yaml", all(compose.get_service(name) for name in services))
     json.loads((DEPLOY / "grafana/bitnet.json").read_text())

@@ -16,6 +16,8 @@ mod memory;
 mod models;
 mod program;
 mod pulling;
+#[cfg(all(unix, feature = "serve"))]
+mod serving;
 mod tools;
 mod untrained;
 mod weight_cache;

@@ -8,7 +8,7 @@ use bitnet_inference::engine::EngineConfig;
 use bitnet_server::{ConnectionLimits, LogFormat, ServerConfig};
 use serde_json::{Value, json};
 
-use crate::server::{Lines, answer, greedy, plain, read_all, request, start};
+use crate::server::{Lines, answer, greedy, much_memory, plain, read_all, request, start};
 
 fn limited(connections: ConnectionLimits) -> ServerConfig {
     ServerConfig { connections, ..ServerConfig::default() }
@@ -190,25 +190,19 @@ fn requests_on_one_connection_are_answered_in_turn() {
 
 #[test]
 fn a_server_that_drains_says_so_and_refuses_new_requests() {
-    let server = plain();
-    let asking = server.send(&greedy("Once upon a time", 200));
-    server.wait("the text begins", |server| server.engine.stats().active > 0);
-    // Holds the text back, so that the server does not end before the test has asked.
-    let mut held = greedy("Once upon a time", 250);
-    held["stream"] = true.into();
-    let held: Vec<_> = (0..4).map(|_| server.send(&held)).collect();
+    let server = start(much_memory(), ServerConfig::default());
+    // Held back since nobody reads it, so that the server does not end before the test has asked.
+    let mut body = greedy("Once upon a time", 240);
+    (body["stream"], body["n"], body["logprobs"]) = (true.into(), 32.into(), 20.into());
+    let mut held = server.send(&body);
+    server.wait("the texts begin", |server| server.engine.stats().active > 0);
     server.stop.store(true, Ordering::SeqCst);
     server.wait("the engine closes", |server| !server.engine.is_open());
-    if server.engine.unfinished() > 0 {
-        let ready = server
-            .raw(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        // The last text may have ended meanwhile, and the server with it.
-        assert!(ready.is_empty() || ready.contains(" 503 "), "{ready}");
+    for (path, status) in [("/health/ready", 503), ("/health", 503), ("/health/live", 200)] {
+        assert_eq!(server.get(path).status, status, "{path}");
     }
-    drop(held);
-    let mut asking = asking;
-    let head = "HTTP/1.1 200";
-    let mut first = [0; 12];
-    std::io::Read::read_exact(&mut asking, &mut first).unwrap();
-    assert_eq!(first, head.as_bytes());
+    let refused = server.complete(&greedy("Hi", 1));
+    assert_eq!((refused.status, &refused.json()["error"]["type"]), (503, &"server_error".into()));
+    assert!(server.engine.unfinished() > 0);
+    assert!(read_all(&mut held).contains("[DONE]"), "the text that was begun ends");
 }

@@ -9,7 +9,7 @@ use bitnet_inference::engine::scheduler::StepLimits;
 use bitnet_server::ServerConfig;
 use serde_json::{Value, json};
 
-use crate::server::{LONG, Random, Server, alone, greedy, plain, start};
+use crate::server::{LONG, Random, Server, alone, greedy, much_memory, plain, start};
 
 /// Four texts at a time, and the memory that they take if each is as long as a context: earlier texts must go.
 fn little_memory() -> EngineConfig {
@@ -123,20 +123,17 @@ fn texts_of_64_sessions_never_cross_in_ten_thousand_requests() {
 
 #[test]
 fn a_reader_that_takes_nothing_is_cut_off_and_others_go_on() {
-    let config = EngineConfig {
-        reader_patience: Duration::from_millis(300),
-        context: Some(256),
-        ..EngineConfig::default()
-    };
+    let config = EngineConfig { reader_patience: Duration::from_millis(300), ..much_memory() };
     let server = start(config, ServerConfig::default());
-    // Log probabilities of 16 texts are more than what the system holds between the two.
+    // Log probabilities of 32 texts are more than what the system holds between the two.
     let mut body = greedy("Once upon a time", 240);
-    (body["stream"], body["n"], body["logprobs"]) = (true.into(), 16.into(), 20.into());
+    (body["stream"], body["n"], body["logprobs"]) = (true.into(), 32.into(), 20.into());
     let slow: Vec<_> = (0..2).map(|_| server.send(&body)).collect();
     server.wait("the slow ones begin", |server| server.engine.stats().requests == 2);
     let text = server.complete(&greedy("The sun", 10)).json();
     assert_eq!(text["choices"][0]["text"], alone("The sun", 10));
     server.assert_nothing_is_left();
+    assert_eq!(server.metric("requests_failed_total"), 2.0, "both were cut off");
     drop(slow);
 }
 

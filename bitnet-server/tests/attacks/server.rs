@@ -49,6 +49,11 @@ pub(crate) fn plain() -> Server {
     start(EngineConfig::default(), ServerConfig::default())
 }
 
+/// Memory for as many texts as there may be, each as long as a context.
+pub(crate) fn much_memory() -> EngineConfig {
+    EngineConfig { kv_bytes: Some(16 << 20), ..EngineConfig::default() }
+}
+
 /// Lines of the access log.
 #[derive(Clone, Default)]
 pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
