@@ -2,7 +2,8 @@
 //! and touches no model, so that its promises are tested with random traces.
 //!
 //! * Texts that are being written run in every step, one token each.
-//! * Prompts fill what is left of the step's time, in multiples of eight tokens (the kernels' tile).
+//! * Prompts fill what is left of the step's time, so that the tokens of the step are a multiple of eight (the kernels'
+//!   tile).
 //! * Between clients the one that was served the fewest tokens comes first; within a client and between its priorities
 //!   the one with the lowest rank, which waiting lowers, so that none starves.
 //! * A text is admitted once the pages that it is expected to need are free, so that texts that were admitted do not run
@@ -15,8 +16,14 @@ use bitnet_core::kv::KV_PAGE;
 
 use super::cost::{CostModel, Load};
 
-/// Tokens of a prompt that a step reads at least while texts are written: the kernels' tile.
+/// The tokens of a step with prompts are a multiple of this: the kernels' tile.
 pub const TILE: usize = 8;
+
+/// They are a multiple of this where there is time for no more. Kernels take as long for a token less.
+const SMALL_TILE: usize = 4;
+
+/// Prompt tokens of a step while texts are written, at least.
+const LEAST: usize = 2;
 
 /// Prompt tokens of a step before its cost is known.
 const FIRST_CHUNK: usize = 32;
@@ -267,11 +274,14 @@ impl Scheduler {
         }
     }
 
-    /// Returns the prompt tokens after `context` positions for which a step has time: whole tiles, at least one if it has
-    /// no prompt tokens yet.
+    /// Returns the prompt tokens after `context` positions for which a step has time, so that the tokens of the step are
+    /// whole tiles; a few at least if it has no prompt tokens yet.
     fn fitting(&self, planned: Load, writing: Load, context: usize, cost: &CostModel) -> usize {
         let has_prompt_tokens = planned.tokens > writing.tokens;
-        let least = if has_prompt_tokens { 0 } else { TILE };
+        let least = match has_prompt_tokens {
+            true => 0,
+            false => (planned.tokens + LEAST).next_multiple_of(SMALL_TILE) - planned.tokens,
+        };
         let (Some(used), Some(token)) = (cost.predict(planned), cost.of_prompt_token(context))
         else {
             return if has_prompt_tokens { 0 } else { FIRST_CHUNK };
@@ -281,8 +291,9 @@ impl Scheduler {
             None => self.limits.max_seconds,
         };
         let tokens = (target - used).max(0.0) / token.max(1e-9);
-        let tokens = (tokens.min(self.limits.max_prompt_tokens as f64) as usize) / TILE * TILE;
-        tokens.max(least)
+        let tokens = tokens.min(self.limits.max_prompt_tokens as f64) as usize;
+        let total = (planned.tokens + tokens) / TILE * TILE;
+        total.saturating_sub(planned.tokens).max(least)
     }
 
     fn run(&mut self, plan: &mut Plan, text: &Active, tokens: usize, rows: usize) {
