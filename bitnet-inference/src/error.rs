@@ -147,6 +147,9 @@ pub enum InferenceError {
         /// What is valid.
         problem: &'static str,
     },
+    /// A constraint on written text is refused, or ended a text.
+    #[error(transparent)]
+    Constraint(#[from] crate::constraint::ConstraintError),
     /// The tokenizer could not be read or refused a text.
     #[error(transparent)]
     Tokenizer(#[from] crate::tokenizer::TokenizerError),

@@ -70,6 +70,7 @@
 //! | [`loader`] | containers, the facts that files leave open, decoding |
 //! | [`models`] | the decoder, its layers and settings |
 //! | [`tokenizer`], [`chat`] | text to tokens and back; conversations, tools, reasoning and calls in answers |
+//! | [`constraint`] | JSON Schemas, regexes and grammars that written text must follow |
 //! | [`sampler`] | logits to a token |
 //! | [`engine`] | many requests at a time, with a scheduler and shared prefixes |
 #![forbid(unsafe_code)]
@@ -79,6 +80,7 @@ mod batch;
 mod bounded_json;
 mod cache;
 pub mod chat;
+pub mod constraint;
 mod draft;
 mod embed;
 pub mod engine;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bitnet_core::backend::Backend;
@@ -13,6 +13,7 @@ use bitnet_cpu::CpuOptions;
 use bitnet_formats::gguf::GgufFile;
 
 use crate::chat::{ChatTemplate, TemplateError};
+use crate::constraint;
 use crate::generate::{GenerateOptions, Generated};
 use crate::loader::{
     Checkpoint, DraftSource, EmbeddingSettings, GgufCheckpoint, HfCheckpoint, LoadOptions,
@@ -55,13 +56,15 @@ pub enum ModelSource<'a> {
 #[derive(Debug)]
 pub struct Model {
     decoder: Arc<Decoder>,
-    tokenizer: Option<Arc<Tokenizer>>,
+    pub(crate) tokenizer: Option<Arc<Tokenizer>>,
     template: Option<Result<ChatTemplate, TemplateError>>,
-    end_tokens: Arc<BTreeSet<u32>>,
+    pub(crate) end_tokens: Arc<BTreeSet<u32>>,
     facts: ModelFacts,
     suggested: SuggestedSampling,
     pub(crate) embedding: Result<EmbeddingSettings, SettingsFault>,
     kv: KvType,
+    /// Made for the first constraint.
+    pub(crate) constraints: Mutex<Option<Arc<constraint::Compiler>>>,
 }
 
 impl Model {
@@ -162,6 +165,7 @@ impl Model {
             suggested: described.defaults,
             embedding: described.embedding,
             kv: options.kv,
+            constraints: Mutex::default(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Samplers: from logits and the tokens before to the next token.
 //!
-//! The chain, in this order (the order of llama.cpp's defaults): logit bias, penalties; then, unless greedy,
+//! The chain, in this order (the order of llama.cpp's defaults): the mask of a constraint, logit bias, penalties; then, unless greedy,
 //! top-k, typical, top-p, min-p on the softmax of the logits; temperature; draw. A temperature of zero is greedy:
 //! the largest logit wins, the lowest id among equals.
 //!
@@ -14,6 +14,8 @@ use bitnet_core::backend::top_logits::{LogitQuery, TokenLogit, TopLogits};
 use bitnet_core::rng::SplitMix64;
 use bitnet_core::simd::largest_magnitude;
 
+use crate::constraint::Matcher;
+use crate::generate::GenerateOptions;
 use crate::{InferenceError, Result};
 
 /// How tokens are chosen.
@@ -115,11 +117,12 @@ impl SamplerConfig {
     }
 }
 
-/// A sampler with its random state.
+/// A sampler with its random state, and the constraint of its text, if there is one.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     config: SamplerConfig,
     random: SplitMix64,
+    matcher: Option<Box<Matcher>>,
 }
 
 impl Sampler {
@@ -130,7 +133,33 @@ impl Sampler {
     pub fn new(config: SamplerConfig, vocab_size: usize) -> Result<Self> {
         config.validate(vocab_size)?;
         let random = SplitMix64::new(config.seed);
-        Ok(Self { config, random })
+        Ok(Self { config, random, matcher: None })
+    }
+
+    /// A sampler for one text that is written with `options`.
+    ///
+    /// # Errors
+    /// Those of [`SamplerConfig::validate`].
+    pub(crate) fn for_text(options: &GenerateOptions, vocab_size: usize) -> Result<Self> {
+        let sampler = Self::new(options.sampler.clone(), vocab_size)?;
+        let Some(grammar) = &options.constraint else { return Ok(sampler) };
+        let matcher = grammar.matcher();
+        Ok(sampler.with_matcher(if options.ignore_end { matcher.ignoring_end() } else { matcher }))
+    }
+
+    /// A sampler that chooses only tokens that `matcher` allows. Tell it which token was written by
+    /// [`Sampler::accept`].
+    #[must_use]
+    pub fn with_matcher(self, matcher: Matcher) -> Self {
+        Self { matcher: Some(Box::new(matcher)), ..self }
+    }
+
+    /// Takes the token that was written. Returns whether the constraint lets nothing follow it; never without one.
+    ///
+    /// # Errors
+    /// Those of [`Matcher::accept`].
+    pub fn accept(&mut self, token: u32) -> Result<bool> {
+        self.matcher.as_mut().map_or(Ok(false), |matcher| matcher.accept(token))
     }
 
     /// Chooses a token from `logits` (`[vocabulary]`, changed in place by bias and penalties); `history` is what
@@ -140,6 +169,9 @@ impl Sampler {
     /// [`InferenceError::Parameter`] if a logit is NaN or infinity, or if no token has a finite one.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
         check_all(logits)?;
+        if let Some(matcher) = &self.matcher {
+            matcher.mask().apply(logits);
+        }
         self.adjust(history, &mut |token, change| {
             if let Some(logit) = logits.get_mut(token as usize) {
                 *logit = change(*logit);
@@ -150,6 +182,10 @@ impl Sampler {
 
     /// Returns the logits that [`Sampler::sample_top`] needs to choose what [`Sampler::sample`] chooses; `None` if all.
     pub fn plan_query(&self, history: &[u32]) -> Option<LogitQuery> {
+        if self.matcher.is_some() {
+            // The largest logits may all be those of tokens that are not allowed.
+            return None;
+        }
         let largest = match (self.config.temperature == 0.0, self.config.top_k) {
             (true, _) => 1,
             (false, 0) => return None,
@@ -249,7 +285,7 @@ fn no_candidate() -> InferenceError {
     InferenceError::Parameter {
         parameter: "logits",
         value: "no finite value".into(),
-        problem: "the model gave no usable output, or every token is forbidden by the bias",
+        problem: "the model gave no usable output, or every token is forbidden by the bias or the constraint",
     }
 }
 

@@ -169,7 +169,7 @@ impl Worker {
             session,
             tokens: request.prompt.clone(),
             sampler: sampler.clone(),
-            drafter: Drafter::new(request.options.draft),
+            drafter: Drafter::new(request.options.draft_mode()),
             max_len: request.prompt.len().saturating_add(request.options.max_tokens),
             expected_pages: expected_pages(request, context, self.page_limit),
             is_done: false,

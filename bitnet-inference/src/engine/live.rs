@@ -104,13 +104,13 @@ impl Live {
         let request = &self.pending.request;
         for choice in 1..request.choices {
             let Some(first) = self.sequences.first() else { return Ok(()) };
-            let mut sampler = request.options.sampler.clone();
-            sampler.seed = sampler.seed.wrapping_add(choice as u64);
+            let mut options = request.options.clone();
+            options.sampler.seed = options.sampler.seed.wrapping_add(choice as u64);
             let session = first.session.fork();
             self.sequences.push(Sequence {
                 choice,
-                sampler: Sampler::new(sampler, session.decoder.config.vocab_size)?,
-                drafter: Drafter::new(request.options.draft),
+                sampler: Sampler::for_text(&options, session.decoder.config.vocab_size)?,
+                drafter: Drafter::new(request.options.draft_mode()),
                 writer: TextWriter::new(&session, &request.options)?,
                 session,
                 tokens: first.tokens.clone(),
@@ -150,7 +150,11 @@ impl Live {
             Some(token) => sequence.writer.take(token)?,
         };
         let (text, mut finish) = match written {
-            Written::Text(text) => (Some(text), None),
+            Written::Text(text) => {
+                let is_complete =
+                    token.map_or(Ok(false), |token| sequence.sampler.accept(token))?;
+                (Some(text), is_complete.then_some(FinishReason::EndOfText))
+            }
             Written::Last(text) => (Some(text), Some(FinishReason::Stop)),
             Written::End(reason) => (None, Some(reason)),
         };

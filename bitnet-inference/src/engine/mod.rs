@@ -272,7 +272,7 @@ impl Engine {
         self.model.check_head()?;
         self.check(&request)?;
         let config = self.model.config();
-        let sampler = Sampler::new(request.options.sampler.clone(), config.vocab_size)?;
+        let sampler = Sampler::for_text(&request.options, config.vocab_size)?;
         let (sender, events) = channel(EVENTS);
         let mut inbox = self.shared.inbox();
         if inbox.is_closed {
@@ -305,6 +305,9 @@ impl Engine {
             Err(InferenceError::Parameter { parameter, value, problem }.into())
         };
         let vocab_size = self.model.config().vocab_size;
+        if let Some(grammar) = &request.options.constraint {
+            grammar.check_model(self.model.tokenizer.as_ref())?;
+        }
         if request.prompt.is_empty() {
             return Err(crate::session::no_tokens().into());
         }

@@ -1,9 +1,11 @@
 //! Writing text: an iterator from logits to tokens with their text, with every way of stopping.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::constraint::Grammar;
 use crate::draft::{DraftMode, DraftStats, Drafter};
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::session::Session;
@@ -30,6 +32,9 @@ pub struct GenerateOptions {
     pub ignore_end: bool,
     /// Where tokens come from that are read ahead. They change how fast the text is written, not the text.
     pub draft: DraftMode,
+    /// What the text must follow; drafts are not used then. Stop strings, stop tokens and `max_tokens` may still cut it
+    /// short.
+    pub constraint: Option<Arc<Grammar>>,
 }
 
 impl Default for GenerateOptions {
@@ -42,7 +47,15 @@ impl Default for GenerateOptions {
             stop_tokens: Vec::new(),
             ignore_end: false,
             draft: DraftMode::Off,
+            constraint: None,
         }
+    }
+}
+
+impl GenerateOptions {
+    /// Where drafts come from: from nowhere under a constraint, which they would have to follow too.
+    pub(crate) fn draft_mode(&self) -> DraftMode {
+        if self.constraint.is_some() { DraftMode::Off } else { self.draft }
     }
 }
 
@@ -50,7 +63,7 @@ impl Default for GenerateOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The model wrote an end token.
+    /// The model wrote an end token, or the constraint lets nothing follow.
     EndOfText,
     /// A stop string or stop token came.
     Stop,
@@ -115,7 +128,7 @@ impl Session {
     ///
     /// # Errors
     /// [`UnsupportedOperation`](crate::InferenceError::UnsupportedOperation) without a tokenizer,
-    /// [`Parameter`](crate::InferenceError::Parameter) for a sampler value out of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
+    /// [`Parameter`](crate::InferenceError::Parameter) for a sampler value out of range or a constraint compiled for another model. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
     pub fn generate<'s>(
         &'s mut self,
         prompt: &'s [u32],
@@ -171,13 +184,17 @@ impl<'s> Generation<'s> {
         options: &'s GenerateOptions,
     ) -> Result<Self> {
         let writer = TextWriter::new(session, options)?;
-        if options.draft == DraftMode::Mtp {
+        if let Some(grammar) = &options.constraint {
+            grammar.check_model(session.tokenizer.as_ref())?;
+        }
+        let draft = options.draft_mode();
+        if draft == DraftMode::Mtp {
             session.follow_with_draft_layer()?;
         }
         Ok(Self {
             writer,
-            sampler: Sampler::new(options.sampler.clone(), session.decoder.config.vocab_size)?,
-            drafter: Drafter::new(options.draft),
+            sampler: Sampler::for_text(options, session.decoder.config.vocab_size)?,
+            drafter: Drafter::new(draft),
             is_cancelled: Box::new(|| false),
             state: State::Prompt,
             written: Generated {
@@ -273,14 +290,16 @@ impl<'s> Generation<'s> {
             return Ok(self.end(FinishReason::Length));
         }
         let token = self.session.choose(&mut self.sampler)?;
-        let (text, is_last) = match self.writer.take(token)? {
+        let (mut text, is_last) = match self.writer.take(token)? {
             Written::Text(text) => (text, false),
             Written::Last(text) => (text, true),
             Written::End(reason) => return Ok(self.end(reason)),
         };
         self.written.tokens.push(token);
         self.written.text.push_str(&text);
-        if is_last {
+        if !is_last && self.sampler.accept(token)? {
+            text.extend(self.end(FinishReason::EndOfText).map(|held| held.text));
+        } else if is_last {
             self.written.finish = FinishReason::Stop;
             self.session.drop_ahead();
             self.state = State::Done;

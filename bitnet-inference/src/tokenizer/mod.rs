@@ -27,7 +27,8 @@ pub use stream::TextStream;
 
 use crate::known_fields;
 use error::Result;
-use vocabulary::{Class, Piece, Vocabulary};
+pub(crate) use vocabulary::Class;
+use vocabulary::{Piece, Vocabulary};
 
 /// Tokens by whose name a model ends its turn or its text.
 const END_NAMES: [&str; 12] = [
