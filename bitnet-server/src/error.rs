@@ -133,6 +133,8 @@ impl From<InferenceError> for ApiError {
             | InferenceError::Tokenizer(_)
             | InferenceError::Resource { .. }
             | InferenceError::UnsupportedOperation { .. } => StatusCode::BAD_REQUEST,
+            // The model can't answer so, and would not at another attempt.
+            InferenceError::Constraint(_) => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { param, ..Self::new(status, error.to_string()) }

@@ -35,6 +35,7 @@ mod access;
 mod anthropic;
 mod body;
 mod connections;
+mod constraint;
 mod conversation;
 mod embeddings;
 mod error;

@@ -4,6 +4,7 @@ use bitnet_inference::GenerateOptions;
 use bitnet_inference::sampler::SamplerConfig;
 use serde_json::{Map, Value};
 
+use crate::constraint::{self, Asked};
 use crate::error::ApiError;
 use crate::state::AppState;
 
@@ -23,6 +24,8 @@ const COMPLETION: usize = 16;
 #[derive(Debug, Clone)]
 pub(crate) struct Parameters {
     pub(crate) options: GenerateOptions,
+    /// What the texts must follow; compiled before they are written.
+    pub(crate) constraint: Option<Asked>,
     pub(crate) choices: usize,
     pub(crate) logprobs: Option<usize>,
     pub(crate) echo: bool,
@@ -75,8 +78,17 @@ impl Parameters {
         Ok(Self { choices: 1, stream: false, include_usage: false, ..common })
     }
 
+    /// Adds a constraint that the API has a field of its own for.
+    ///
+    /// # Errors
+    /// For a second one.
+    pub(crate) fn follow(&mut self, asked: Option<Asked>) -> Result<(), ApiError> {
+        self.constraint = constraint::one(self.constraint.take().into_iter().chain(asked))?;
+        Ok(())
+    }
+
     fn common(fields: Fields<'_>, state: &AppState, max_tokens: usize) -> Result<Self, ApiError> {
-        fields.check_response_format()?;
+        fields.check_supported()?;
         let default = state.model().default_sampling();
         let vocab_size = state.model().config().vocab_size;
         let or = |value: Option<f32>, default: f32| value.unwrap_or(default);
@@ -113,6 +125,7 @@ impl Parameters {
         let include_usage = stream_options.and_then(|options| options.get("include_usage"));
         Ok(Self {
             options,
+            constraint: constraint::asked(fields.body)?,
             choices,
             logprobs: None,
             echo: false,
@@ -237,29 +250,14 @@ impl<'a> Fields<'a> {
         map.iter().map(bias).collect::<Option<Vec<_>>>().ok_or_else(wrong)
     }
 
-    /// Refuses what can't be enforced, rather than to write without it.
-    fn check_response_format(&self) -> Result<(), ApiError> {
-        check_format(self.get("response_format"), "response_format")?;
-        for name in ["grammar", "json_schema", "functions", "function_call", "audio", "modalities"]
-        {
+    /// Refuses what can't be obeyed, rather than to write without it.
+    fn check_supported(&self) -> Result<(), ApiError> {
+        for name in ["functions", "function_call", "audio", "modalities"] {
             let is_text = self.get(name).is_some_and(|v| *v == serde_json::json!(["text"]));
             if self.get(name).is_some() && !is_text {
                 return Err(self.wrong(name, "is not supported"));
             }
         }
         Ok(())
-    }
-}
-
-/// Refuses a form of the answer other than text; `field` is what the client calls it.
-pub(crate) fn check_format(format: Option<&Value>, field: &str) -> Result<(), ApiError> {
-    let is_text = match format {
-        None | Some(Value::Null) => true,
-        Some(Value::String(text)) => text.is_empty(),
-        Some(format) => format.get("type").and_then(Value::as_str) == Some("text"),
-    };
-    match is_text {
-        true => Ok(()),
-        false => Err(ApiError::field(field, "only {\"type\": \"text\"} is supported")),
     }
 }

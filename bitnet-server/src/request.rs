@@ -7,6 +7,7 @@ use bitnet_inference::engine::{Request, Response};
 use serde_json::{Map, Value};
 
 use crate::access::Client;
+use crate::constraint;
 use crate::conversation::{Conversation, Prompt};
 use crate::error::ApiError;
 use crate::parameters::Parameters;
@@ -68,11 +69,11 @@ pub(crate) async fn answer(
     conversation: Conversation,
 ) -> Result<(Writing, usize), ApiError> {
     let Prompt { tokens, parser } = conversation.prompt(state).await?;
-    write(state, client, parameters, tokens, Some(parser))
+    write(state, client, parameters, tokens, Some(parser)).await
 }
 
 /// Asks for one text after a prompt, which `parser` takes apart.
-pub(crate) fn write(
+pub(crate) async fn write(
     state: &AppState,
     client: Client,
     parameters: &Parameters,
@@ -80,7 +81,8 @@ pub(crate) fn write(
     parser: Option<AnswerParser>,
 ) -> Result<(Writing, usize), ApiError> {
     let len = prompt.len();
-    let response = submit(state, client, parameters, prompt)?;
+    let parameters = constraint::compiled(state, parameters, parser.as_ref()).await?;
+    let response = submit(state, client, &parameters, prompt)?;
     Ok((Writing::new(vec![response], 1, parser.as_ref()), len))
 }
 

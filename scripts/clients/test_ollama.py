@@ -72,5 +72,5 @@ def test_what_is_refused(client):
             change()
         assert refused.value.status_code == 403
     with pytest.raises(ollama.ResponseError) as refused:
-        client.chat("stories", MESSAGES, format="json")
+        client.chat("stories", MESSAGES, format={"not": {}})
     assert refused.value.status_code == 400 and refused.value.error.startswith("format")

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use self::answer::Blocks;
 use crate::access::Client;
+use crate::constraint::of_format;
 use crate::error::ApiError;
-use crate::parameters::{Fields, Parameters, Spelling, check_format};
+use crate::parameters::{Fields, Parameters, Spelling};
 use crate::request::{answer, object};
 use crate::state::AppState;
 use crate::stream::sse;
@@ -31,10 +32,10 @@ pub(crate) async fn messages(
     let max_tokens = fields.count("max_tokens", usize::MAX)?.filter(|&count| count > 0);
     let missing = || ApiError::field("max_tokens", "must be a whole number, 1 or more");
     let max_tokens = max_tokens.ok_or_else(missing)?;
-    check_format(fields.get("output_format"), "output_format")?;
     let config = fields.get("output_config").and_then(|config| config.get("format"));
-    check_format(config, "output_config.format")?;
-    let parameters = Parameters::of_one_answer(fields, &state, Some(max_tokens))?;
+    let mut parameters = Parameters::of_one_answer(fields, &state, Some(max_tokens))?;
+    parameters.follow(of_format("output_format", fields.get("output_format"))?)?;
+    parameters.follow(of_format("output_config.format", config)?)?;
     let stream = fields.flag("stream")?.unwrap_or(false);
     let conversation = request::conversation(&body, &state)?;
     let (writing, prompt) = answer(&state, client, &parameters, conversation).await?;

@@ -86,7 +86,7 @@ async fn continuation(
 ) -> Result<Writing, ApiError> {
     let model = state.clone();
     let tokens = blocking(move || Ok(model.model().encode_prompt(&prompt)?)).await?;
-    Ok(write(state, client, parameters, tokens, None)?.0)
+    Ok(write(state, client, parameters, tokens, None).await?.0)
 }
 
 async fn respond(

@@ -6,9 +6,10 @@ use bitnet_inference::chat::{Message, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::answer::{Route, line};
+use crate::constraint;
 use crate::conversation::{Conversation, answer_format, message_list, tools_of};
 use crate::error::ApiError;
-use crate::parameters::{Fields, Parameters, Spelling, check_format};
+use crate::parameters::{Fields, Parameters, Spelling};
 use crate::request::check_model;
 use crate::state::AppState;
 
@@ -24,7 +25,6 @@ pub(super) fn parameters(
     state: &AppState,
 ) -> Result<Parameters, ApiError> {
     check_model(body)?;
-    check_format(body.get("format"), "format")?;
     refuse(body, &["images"])?;
     let empty = Map::new();
     let options = match body.get("options") {
@@ -50,6 +50,7 @@ pub(super) fn parameters(
     if let Some(window) = fields.tokens("repeat_last_n")? {
         parameters.options.sampler.penalty_window = window;
     }
+    parameters.follow(constraint::of_ollama(body.get("format"))?)?;
     parameters.logprobs = Fields::new(body, &[]).logprobs()?;
     Ok(parameters)
 }

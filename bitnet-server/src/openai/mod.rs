@@ -13,6 +13,7 @@ use bitnet_inference::tokenizer::EncodeOptions;
 
 use self::answer::{Context, Shape};
 use crate::access::Client;
+use crate::constraint;
 use crate::conversation::Conversation;
 use crate::error::ApiError;
 use crate::parameters::Parameters;
@@ -67,6 +68,11 @@ async fn run(
     prompts: Vec<Vec<u32>>,
     shape: Shape,
 ) -> Result<Response, ApiError> {
+    let parser = match &shape {
+        Shape::Chat(parser) => Some(&**parser),
+        Shape::Completion => None,
+    };
+    let parameters = constraint::compiled(&state, &parameters, parser).await?;
     let responses = prompts
         .iter()
         .map(|prompt| submit(&state, client, &parameters, prompt.clone()))

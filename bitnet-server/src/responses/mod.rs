@@ -13,9 +13,10 @@ use serde_json::{Map, Value, json};
 use self::object::Answer;
 use self::stream::Items;
 use crate::access::Client;
+use crate::constraint::of_format;
 use crate::conversation::{Conversation, check_tool_choice, tools_of};
 use crate::error::ApiError;
-use crate::parameters::{Fields, Parameters, Spelling, check_format};
+use crate::parameters::{Fields, Parameters, Spelling};
 use crate::request::{answer, check_model, object};
 use crate::state::AppState;
 use crate::stream::sse;
@@ -32,7 +33,9 @@ pub(crate) async fn responses(
     check(&body)?;
     let fields = Fields::new(&body, SPELLINGS);
     let max_tokens = fields.tokens("max_tokens")?;
-    let parameters = Parameters::of_one_answer(fields, &state, max_tokens)?;
+    let mut parameters = Parameters::of_one_answer(fields, &state, max_tokens)?;
+    let format = body.get("text").and_then(|text| text.get("format"));
+    parameters.follow(of_format("text.format", format)?)?;
     let stream = fields.flag("stream")?.unwrap_or(false);
     let conversation = conversation(&body, &state)?;
     let (writing, _) = answer(&state, client, &parameters, conversation).await?;
@@ -62,8 +65,7 @@ fn check(body: &Map<String, Value>) -> Result<(), ApiError> {
     if body.get("top_logprobs").and_then(Value::as_u64).is_some_and(|count| count > 0) {
         return Err(ApiError::field("top_logprobs", "is not supported here"));
     }
-    check_tool_choice(body.get("tool_choice"))?;
-    check_format(body.get("text").and_then(|text| text.get("format")), "text.format")
+    check_tool_choice(body.get("tool_choice"))
 }
 
 fn conversation(body: &Map<String, Value>, state: &AppState) -> Result<Conversation, ApiError> {

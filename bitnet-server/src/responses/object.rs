@@ -44,6 +44,9 @@ impl Answer {
         .into_iter()
         .collect();
         let reasoning = |name: &str| request.get("reasoning").and_then(|r| r.get(name)).cloned();
+        let format = request.get("text").and_then(|text| text.get("format")).cloned();
+        let format = format.filter(|format| !format.is_null());
+        let format = format.unwrap_or_else(|| json!({"type": "text"}));
         let numbers = json!({
             "temperature": sampler.temperature,
             "top_p": sampler.top_p,
@@ -51,7 +54,7 @@ impl Answer {
             "presence_penalty": sampler.presence_penalty,
             "top_logprobs": 0,
             "reasoning": {"effort": reasoning("effort"), "summary": reasoning("summary")},
-            "text": {"format": {"type": "text"}},
+            "text": {"format": format},
             "truncation": "disabled",
             "store": false,
             "background": false,

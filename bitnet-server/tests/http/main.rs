@@ -3,6 +3,7 @@
 
 mod anthropic;
 mod chat;
+mod constraints;
 mod embeddings;
 mod ollama;
 mod openai;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::server::{ask_as, get, post, send, start};
 
-fn greedy(prompt: &str, max_tokens: usize) -> Value {
+pub(crate) fn greedy(prompt: &str, max_tokens: usize) -> Value {
     json!({"model": "stories", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0})
 }
 
@@ -117,7 +117,7 @@ fn wrong_requests_are_named_in_the_shape_of_openai() {
         (with("stop", json!(vec!["x"; 100])), "stop"),
         (with("logit_bias", json!({"1": 1e9})), "logit_bias"),
         (with("logit_bias", json!({"99999999": 1})), "logit_bias"),
-        (with("response_format", json!({"type": "json_object"})), "response_format"),
+        (with("response_format", json!({"type": "xml"})), "response_format"),
         (with("grammar", json!("root ::= x")), "grammar"),
         (with("prompt", json!([])), "prompt"),
         (with("prompt", json!([[1, -2]])), "prompt"),
