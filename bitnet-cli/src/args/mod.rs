@@ -1,6 +1,7 @@
 //! Command-line arguments.
 
 mod answer;
+mod constraint;
 mod convert;
 mod drafts;
 mod embed;
@@ -25,6 +26,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 use crate::commands::bench::args::BenchArgs;
 use crate::commands::calibrate::args::CalibrateArgs;
 pub(crate) use answer::{AnswerArgs, ReasoningView};
+pub(crate) use constraint::ConstraintArgs;
 pub(crate) use convert::ConvertArgs;
 pub(crate) use drafts::{Draft, DraftArgs};
 pub(crate) use embed::EmbedArgs;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::answer::AnswerArgs;
+use super::constraint::ConstraintArgs;
 use super::drafts::DraftArgs;
 use super::sampling::SamplingArgs;
 
@@ -49,6 +50,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) drafts: DraftArgs,
     #[command(flatten)]
+    pub(crate) constraint: ConstraintArgs,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
 
@@ -62,6 +65,8 @@ pub(crate) struct ChatArgs {
     pub(crate) answer: AnswerArgs,
     #[command(flatten)]
     pub(crate) drafts: DraftArgs,
+    #[command(flatten)]
+    pub(crate) constraint: ConstraintArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }

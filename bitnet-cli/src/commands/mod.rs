@@ -7,6 +7,7 @@ pub(crate) mod calibrate;
 pub(crate) mod chat;
 pub(crate) mod compare;
 pub(crate) mod completions;
+pub(crate) mod constraint;
 pub(crate) mod convert;
 pub(crate) mod difference;
 pub(crate) mod doctor;

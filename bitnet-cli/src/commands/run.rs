@@ -8,7 +8,7 @@ use bitnet_inference::{FinishReason, GenerateOptions};
 use serde_json::json;
 
 use super::answer::{self, AnswerWriter};
-use super::{Outcome, memory, sampling};
+use super::{Outcome, constraint, memory, sampling};
 use crate::args::{AnswerArgs, Cli, RunArgs};
 use crate::interrupt::Listener;
 use crate::output::{Output, document};
@@ -27,7 +27,9 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outc
     let pool = args.memory_report.then(memory::recorded_pool).transpose()?;
     let (model, draft) = load::with_drafts(pool.as_ref(), cli, &args.drafts, output)?;
     let seed = cli.general.seed().unwrap_or_else(sampling::random_seed);
-    let options = GenerateOptions { draft, ..sampling::options(&args.sampling, &model, seed) };
+    let constraint = constraint::compile(&args.constraint, &model)?;
+    let sampling = sampling::options(&args.sampling, &model, seed);
+    let options = GenerateOptions { draft, constraint, ..sampling };
     let mut session = load::session(cli, &model, output)?;
     load::check_length(&model, &prompt, session.capacity())?;
     let (tokens, parser) = if is_message(args) {
@@ -36,6 +38,7 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outc
     } else {
         (model.encode_prompt(&prompt)?, AnswerParser::new(AnswerFormat::default(), Arc::default()))
     };
+    constraint::check_answer(options.constraint.as_ref(), &parser)?;
     if tokens.is_empty() {
         bail!("the prompt is empty and the model has no BOS token; add some text");
     }

@@ -6,6 +6,7 @@ mod benches;
 mod bounds;
 mod calibrating;
 mod chatting;
+mod constraining;
 mod converting;
 mod embedding;
 mod failures;

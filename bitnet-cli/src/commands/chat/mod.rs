@@ -13,7 +13,7 @@ use bitnet_inference::{FinishReason, GenerateOptions, Generated, Model, Session}
 use serde_json::json;
 
 use super::answer::{self, AnswerWriter};
-use super::{Outcome, sampling};
+use super::{Outcome, constraint, sampling};
 use crate::args::{ChatArgs, Cli, ReasoningView};
 use crate::input_text::{self, LONGEST_SETTINGS};
 use crate::interrupt::{self, Listener};
@@ -36,7 +36,9 @@ pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Out
     }
     check(&model, &chat_options)?;
     let session = load::session(cli, &model, output)?;
-    let options = GenerateOptions { draft, ..sampling::options(&args.sampling, &model, 0) };
+    let constraint = constraint::compile(&args.constraint, &model)?;
+    let sampling = sampling::options(&args.sampling, &model, 0);
+    let options = GenerateOptions { draft, constraint, ..sampling };
     options.sampler.validate(model.config().vocab_size)?;
     let interactive = std::io::stdin().is_terminal() && output.stdout_is_terminal && !output.json;
     let mut chat = Chat {
@@ -324,6 +326,7 @@ impl Chat<'_> {
             parser = model.answer_parser(&prompt, options);
             Ok(model.encode_rendered(&prompt)?)
         })?;
+        constraint::check_answer(self.options.constraint.as_ref(), &parser)?;
         if tokens.is_empty() {
             bail!(
                 "the chat template renders no text for this conversation; set another with --chat-template"
