@@ -274,6 +274,29 @@ fn requests_in_the_queue_are_cancelled_late_or_refused() {
 }
 
 #[test]
+fn the_queue_is_bounded_in_requests_tokens_and_bytes() {
+    let model = model(KvType::F16);
+    let step = StepLimits { max_sequences: 1, ..StepLimits::default() };
+    let limits = EngineConfig { step, ..EngineConfig::default() };
+    let long = GenerateOptions { ignore_end: true, ..options(0, 400) };
+    let stop = vec!["x".repeat(4000)];
+    let wordy = Request::new(prompt(&model, 1), GenerateOptions { stop, ..long.clone() });
+    for (config, fitting) in [
+        (EngineConfig { max_waiting: 2, ..limits.clone() }, 2),
+        (EngineConfig { max_waiting_tokens: 3 * wordy.prompt.len(), ..limits.clone() }, 3),
+        (EngineConfig { max_waiting_bytes: 6000, ..limits }, 1),
+    ] {
+        let engine = start(&model, config);
+        let _first = engine.submit(Request::new(prompt(&model, 0), long.clone())).unwrap();
+        wait_for("the first step", || engine.stats().active == 1);
+        let waiting: Vec<_> = (0..fitting).map(|_| engine.submit(wordy.clone()).unwrap()).collect();
+        let refused = engine.submit(wordy.clone());
+        assert!(matches!(refused, Err(EngineError::QueueFull { .. })), "{refused:?}");
+        assert_eq!((engine.stats().waiting, engine.stats().refused), (waiting.len(), 1));
+    }
+}
+
+#[test]
 fn values_out_of_range_are_refused_before_anything_runs() {
     let model = model(KvType::F16);
     let engine = start(&model, EngineConfig { context: Some(64), ..EngineConfig::default() });

@@ -90,6 +90,8 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// Prompt tokens that may wait.
     pub max_waiting_tokens: usize,
+    /// Bytes of requests that may wait: prompts, stop strings, biases.
+    pub max_waiting_bytes: usize,
     /// How long a reader may take nothing before its request ends.
     pub reader_patience: Duration,
 }
@@ -102,6 +104,7 @@ impl Default for EngineConfig {
             step: StepLimits::default(),
             max_waiting: 512,
             max_waiting_tokens: 1 << 20,
+            max_waiting_bytes: 64 << 20,
             reader_patience: Duration::from_secs(60),
         }
     }
@@ -126,17 +129,49 @@ struct Shared {
     changed: Condvar,
     stats: Mutex<EngineStats>,
     start: Instant,
-    max_waiting: usize,
-    max_waiting_tokens: usize,
+    /// What may wait.
+    limit: Queue,
+}
+
+/// Requests that were taken and not admitted.
+#[derive(Debug, Default, Clone, Copy)]
+struct Queue {
+    requests: usize,
+    /// Tokens of their prompts.
+    tokens: usize,
+    /// Bytes that they take.
+    bytes: usize,
+}
+
+impl Queue {
+    /// Returns the queue with one more request.
+    fn with(self, request: &Request) -> Self {
+        Self {
+            requests: self.requests + 1,
+            tokens: self.tokens.saturating_add(request.prompt.len()),
+            bytes: self.bytes.saturating_add(request.bytes()),
+        }
+    }
+
+    /// Returns the queue without a request that is in it.
+    fn without(self, request: &Request) -> Self {
+        Self {
+            requests: self.requests - 1,
+            tokens: self.tokens - request.prompt.len(),
+            bytes: self.bytes - request.bytes(),
+        }
+    }
+
+    fn fits(self, limit: Self) -> bool {
+        self.requests <= limit.requests && self.tokens <= limit.tokens && self.bytes <= limit.bytes
+    }
 }
 
 #[derive(Debug, Default)]
 struct Inbox {
     new: Vec<Pending>,
     next_id: u64,
-    /// Requests that were taken and not admitted, with their tokens.
-    waiting: usize,
-    waiting_tokens: usize,
+    waiting: Queue,
     /// Requests that have not ended.
     unfinished: usize,
     /// No more requests are taken.
@@ -208,8 +243,11 @@ impl Engine {
             changed: Condvar::new(),
             stats: Mutex::new(EngineStats { page_limit, page_bytes, ..EngineStats::default() }),
             start: Instant::now(),
-            max_waiting: config.max_waiting,
-            max_waiting_tokens: config.max_waiting_tokens,
+            limit: Queue {
+                requests: config.max_waiting,
+                tokens: config.max_waiting_tokens,
+                bytes: config.max_waiting_bytes,
+            },
         });
         let max_sequences = config.step.max_sequences;
         let worker =
@@ -243,8 +281,8 @@ impl Engine {
     /// What the engine has done and holds.
     pub fn stats(&self) -> EngineStats {
         let mut stats = self.shared.stats().clone();
-        let inbox = self.shared.inbox();
-        (stats.waiting, stats.waiting_tokens) = (inbox.waiting, inbox.waiting_tokens);
+        let waiting = self.shared.inbox().waiting;
+        (stats.waiting, stats.waiting_tokens) = (waiting.requests, waiting.tokens);
         stats
     }
 
@@ -278,10 +316,9 @@ impl Engine {
         if inbox.is_closed {
             return Err(EngineError::ShuttingDown);
         }
-        let (waiting, tokens) = (inbox.waiting, inbox.waiting_tokens);
-        let is_full = waiting >= self.shared.max_waiting
-            || tokens.saturating_add(request.prompt.len()) > self.shared.max_waiting_tokens;
-        if is_full {
+        let waiting = inbox.waiting.with(&request);
+        if !waiting.fits(self.shared.limit) {
+            let Queue { requests: waiting, tokens, .. } = inbox.waiting;
             drop(inbox);
             let mut stats = self.shared.stats();
             stats.refused += 1;
@@ -291,8 +328,7 @@ impl Engine {
         }
         let id = inbox.next_id;
         inbox.next_id += 1;
-        inbox.waiting += 1;
-        inbox.waiting_tokens += request.prompt.len();
+        inbox.waiting = waiting;
         inbox.unfinished += 1;
         inbox.new.push(Pending::new(id, request, sampler, sender, self.shared.start.elapsed()));
         drop(inbox);

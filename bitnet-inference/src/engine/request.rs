@@ -45,6 +45,17 @@ impl Request {
             patience: None,
         }
     }
+
+    /// Returns the bytes that it takes while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        let GenerateOptions { sampler, stop, stop_tokens, .. } = &self.options;
+        let texts: usize = stop.iter().map(|text| size_of::<String>() + text.len()).sum();
+        size_of::<Self>()
+            + size_of_val(&self.prompt[..])
+            + size_of_val(&stop_tokens[..])
+            + size_of_val(&sampler.logit_bias[..])
+            + texts
+    }
 }
 
 /// A token with its log probability: natural logarithm, before bias, penalties, temperature and filters.

@@ -294,8 +294,7 @@ impl Worker {
     /// Counts a request that waits no more.
     pub(super) fn left_queue(&self, pending: &Pending) {
         let mut inbox = self.shared.inbox();
-        inbox.waiting -= 1;
-        inbox.waiting_tokens -= pending.request.prompt.len();
+        inbox.waiting = inbox.waiting.without(&pending.request);
     }
 
     /// Counts a request that has ended, and tells its reader of an error.
