@@ -92,7 +92,9 @@ fn a_line_about_each_request_has_no_prompt_key_query_or_body() {
 
 #[test]
 fn too_many_and_too_large_headers_are_refused_with_431() {
-    let server = plain();
+    let header_time = Duration::from_secs(3600);
+    let limits = ConnectionLimits { header_time, ..Default::default() };
+    let server = start(EngineConfig::default(), limited(limits));
     let get = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
     let many = |count: usize| {
         let headers: String = (0..count).map(|index| format!("X-{index}: 1\r\n")).collect();
@@ -113,6 +115,8 @@ fn too_many_and_too_large_headers_are_refused_with_431() {
         let found = answer.split(' ').nth(1).unwrap_or("431");
         assert_eq!(found, status, "{} bytes: {answer}", sent.len());
     }
+    // Headers without end are not read on and on.
+    server.raw(format!("{get}X-A: {}", "a".repeat(1 << 20)).as_bytes());
     // Within what is read at all, the answer is an error as all others.
     let refused = answer(&server.raw(many(150).as_bytes()));
     assert!(refused.json()["error"]["message"].as_str().unwrap().contains("152 headers"));

@@ -186,10 +186,9 @@ pub(crate) fn read_all(stream: &mut TcpStream) -> String {
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(len) => bytes.extend_from_slice(&buffer[..len]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                panic!("the connection is still open")
-            }
-            Err(_) => break,
+            // The server closes a connection before it has read all that was sent.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("the connection is still open: {error}"),
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
