@@ -32,6 +32,7 @@
 struct Readme;
 
 mod access;
+mod access_log;
 mod anthropic;
 mod body;
 mod connections;
@@ -47,7 +48,6 @@ mod openai;
 mod page;
 mod parameters;
 mod request;
-mod requests;
 mod responses;
 mod state;
 mod stream;
@@ -62,13 +62,14 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, get, post};
+use bitnet_inference::DraftMode;
 use bitnet_inference::engine::Engine;
 
 use crate::access::Keys;
+use crate::access_log::Recorder;
+pub use crate::access_log::{AccessLog, LogFormat};
 pub use crate::connections::ConnectionLimits;
 use crate::error::ApiError;
-use crate::requests::Recorder;
-pub use crate::requests::{AccessLog, LogFormat};
 use crate::state::AppState;
 pub use crate::watch::EngineWatch;
 
@@ -87,6 +88,8 @@ pub struct ServerConfig {
     pub api_keys: Vec<String>,
     /// How long answers in progress may go on once the server shall end.
     pub drain: Duration,
+    /// Where tokens come from that are read ahead while one text is written alone.
+    pub draft: DraftMode,
     /// Where lines about requests go; nowhere if there is none.
     pub access_log: Option<AccessLog>,
     /// Limits of connections.
@@ -99,6 +102,7 @@ impl Default for ServerConfig {
             model_name: "bitnet".into(),
             api_keys: Vec::new(),
             drain: Duration::from_secs(30),
+            draft: DraftMode::Off,
             access_log: None,
             connections: ConnectionLimits::default(),
         }
@@ -126,7 +130,7 @@ pub fn serve(
     listener.set_nonblocking(true)?;
     let is_loopback = listener.local_addr()?.ip().is_loopback();
     let keys = Keys::new(&config.api_keys);
-    let state = AppState::new(engine.clone(), config.model_name, keys, is_loopback);
+    let state = AppState::new(engine.clone(), config.model_name, keys, config.draft, is_loopback);
     let router = router(state, Recorder::new(config.access_log));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(async move {
@@ -206,7 +210,7 @@ fn router(state: AppState, recorder: Recorder) -> Router {
         .layer(from_fn_with_state(state.clone(), access::check_host))
         .layer(from_fn(connections::check_headers))
         .layer(from_fn_with_state(state.clone(), error::shape))
-        .layer(from_fn_with_state(recorder, requests::record))
+        .layer(from_fn_with_state(recorder, access_log::record))
         .layer(DefaultBodyLimit::max(body::MAX))
         .with_state(state)
 }

@@ -33,6 +33,12 @@ fn text(stats: &EngineStats, unfinished: usize) -> String {
         ("prompt_tokens_total", "Prompt tokens read.", stats.prompt_tokens),
         ("prompt_tokens_cached_total", "Prompt tokens found in memory.", stats.cached_tokens),
         ("tokens_written_total", "Tokens written.", stats.written_tokens),
+        (
+            "tokens_drafted_total",
+            "Tokens read ahead for texts that have ended.",
+            stats.drafted_tokens,
+        ),
+        ("tokens_accepted_total", "Those of them that were written.", stats.accepted_tokens),
         ("steps_paused_total", "Steps in which a text waited for memory.", stats.paused),
         ("prefixes_evicted_total", "Earlier texts dropped for want of memory.", stats.evicted),
     ] {

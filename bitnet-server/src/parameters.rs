@@ -115,6 +115,7 @@ impl Parameters {
             max_tokens,
             stop: fields.stop()?,
             ignore_end: fields.flag("ignore_eos")?.unwrap_or(false),
+            draft: state.draft,
             ..GenerateOptions::default()
         };
         let choices = fields.count("n", state.engine.max_sequences())?.unwrap_or(1);

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use bitnet_inference::Model;
 use bitnet_inference::engine::Engine;
 use bitnet_inference::tokenizer::Tokenizer;
+use bitnet_inference::{DraftMode, Model};
 
 use crate::access::Keys;
 use crate::embeddings::Turns;
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     /// What clients call the model.
     pub(crate) model_name: String,
     pub(crate) keys: Keys,
+    /// Where drafts come from.
+    pub(crate) draft: DraftMode,
     /// Whether the server listens on the loopback interface alone.
     pub(crate) is_loopback: bool,
     /// When the server began, in seconds since 1970.
@@ -50,13 +52,20 @@ impl std::ops::Deref for AppState {
 }
 
 impl AppState {
-    pub(crate) fn new(engine: Engine, model_name: String, keys: Keys, is_loopback: bool) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        model_name: String,
+        keys: Keys,
+        draft: DraftMode,
+        is_loopback: bool,
+    ) -> Self {
         let since = since_1970();
         Self(Arc::new(Shared {
             watch: EngineWatch::new(engine.clone()),
             engine,
             model_name,
             keys,
+            draft,
             is_loopback,
             created: since.as_secs(),
             run: since.as_nanos() as u64,

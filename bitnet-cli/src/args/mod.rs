@@ -37,7 +37,7 @@ pub(crate) use measure::{CompareArgs, InspectArgs, PerplexityArgs, VerifyArgs};
 pub(crate) use model::ModelArgs;
 pub(crate) use sampling::SamplingArgs;
 #[cfg(feature = "serve")]
-pub(crate) use serve::{LogForm, ServeArgs};
+pub(crate) use serve::{LogForm, ServeArgs, ServeDraft};
 pub(crate) use text::{ChatArgs, RunArgs, TokenizeArgs};
 #[cfg(feature = "top")]
 pub(crate) use top::TopArgs;

@@ -33,6 +33,9 @@ pub(crate) struct ServeArgs {
     /// Seconds that requests in progress may take once the server shall end
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain: u64,
+    /// Tokens that are read ahead while one text is written alone; texts do not change
+    #[arg(long, value_name = "SOURCE", default_value = "off")]
+    pub(crate) draft: ServeDraft,
     /// The form of a line about each request on standard error, without prompts and keys [default: text on a terminal, else
     /// off]
     #[arg(long, value_name = "FORM")]
@@ -40,6 +43,15 @@ pub(crate) struct ServeArgs {
     /// The connections at a time, at most; further ones get status 503
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) max_connections: u32,
+}
+
+/// Where a server's drafts come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ServeDraft {
+    /// What followed the same tokens earlier in the text; only as many as save time
+    Ngram,
+    /// No drafts
+    Off,
 }
 
 /// The form of the lines about requests.

@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bitnet_inference::engine::scheduler::StepLimits;
 use bitnet_inference::engine::{DEFAULT_CONTEXTS, Engine, EngineConfig};
-use bitnet_inference::{ModelSource, Session};
+use bitnet_inference::{DraftMode, ModelSource, Session};
 use bitnet_server::{AccessLog, ConnectionLimits, EngineWatch, LogFormat, ServerConfig, serve};
 use serde_json::json;
 
 use super::Outcome;
 use crate::api_keys;
-use crate::args::{Cli, LogForm, ServeArgs};
+use crate::args::{Cli, LogForm, ServeArgs, ServeDraft};
 use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{Output, bytes, count};
@@ -68,6 +68,10 @@ pub(crate) fn run(cli: &Cli, args: &ServeArgs, output: &mut Output) -> Result<Ou
         model_name: name,
         api_keys,
         drain: Duration::from_secs(args.drain),
+        draft: match args.draft {
+            ServeDraft::Ngram => DraftMode::NGram,
+            ServeDraft::Off => DraftMode::Off,
+        },
         access_log: access_log(args.log, output),
         connections: ConnectionLimits {
             most: connections(args.max_connections as usize, output),
