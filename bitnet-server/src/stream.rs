@@ -89,7 +89,13 @@ pub(crate) mod tests {
     pub(crate) fn state() -> AppState {
         let model = Arc::new(Model::builder().threads(1).embedded().unwrap());
         let engine = Engine::start(model, EngineConfig::default()).unwrap();
-        AppState::new(engine, "stories".into(), Keys::default(), true)
+        AppState::new(
+            engine,
+            "stories".into(),
+            Keys::default(),
+            bitnet_inference::DraftMode::Off,
+            true,
+        )
     }
 
     /// Reasoning, a text and two calls.
