@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -21,6 +21,7 @@ use serde_json::json;
 
 use crate::access::Client;
 use crate::error::ApiError;
+use crate::state::since_1970;
 
 /// The header with the name of a request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -78,7 +79,7 @@ struct Shared {
 
 impl Recorder {
     pub(crate) fn new(log: Option<AccessLog>) -> Self {
-        let run = now().as_nanos() as u64;
+        let run = since_1970().as_nanos() as u64;
         Self(Arc::new(Shared { log, run, made: AtomicU64::new(0) }))
     }
 
@@ -234,13 +235,8 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.log.write(&self.text(now(), self.start.elapsed()));
+        self.log.write(&self.text(since_1970(), self.start.elapsed()));
     }
-}
-
-/// The time since the start of 1970.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Formats a time since the start of 1970: `2026-01-31T23:59:59.123Z`.
