@@ -6,7 +6,8 @@ use bitnet_inference::engine::EngineConfig;
 use bitnet_server::ServerConfig;
 use serde_json::{Value, json};
 
-use crate::server::{answer, greedy, plain, read_all, request, start};
+use crate::answer::Answer;
+use crate::server::{greedy, plain, read_all, request, start};
 
 /// Sends a completion with a field whose value is JSON text, which need not fit any number.
 fn with_field(name: &str, value: &str) -> String {
@@ -146,7 +147,7 @@ fn lengths_that_lie_do_no_harm() {
     ] {
         let sent =
             format!("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n{key}{lengths}\r\nhello");
-        assert_eq!(answer(&server.raw(sent.as_bytes())).status, 400, "{lengths}");
+        assert_eq!(Answer::parse(&server.raw(sent.as_bytes())).status, 400, "{lengths}");
     }
     // Chunks without end are cut off at the limit of a body.
     let mut stream = server.connect();

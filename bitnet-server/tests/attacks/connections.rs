@@ -8,7 +8,8 @@ use bitnet_inference::engine::EngineConfig;
 use bitnet_server::{ConnectionLimits, LogFormat, ServerConfig};
 use serde_json::{Value, json};
 
-use crate::server::{Lines, answer, greedy, much_memory, plain, read_all, request, start};
+use crate::answer::Answer;
+use crate::server::{Lines, greedy, much_memory, plain, read_all, request, start};
 
 fn limited(connections: ConnectionLimits) -> ServerConfig {
     ServerConfig { connections, ..ServerConfig::default() }
@@ -39,8 +40,8 @@ fn each_answer_has_the_id_of_its_request() {
     }
     let foreign =
         server.raw(b"GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
-    assert_eq!(answer(&foreign).status, 403);
-    assert!(answer(&foreign).header("x-request-id").is_some());
+    assert_eq!(Answer::parse(&foreign).status, 403);
+    assert!(Answer::parse(&foreign).header("x-request-id").is_some());
 }
 
 #[test]
@@ -118,7 +119,7 @@ fn too_many_and_too_large_headers_are_refused_with_431() {
     // Headers without end are not read on and on.
     server.raw(format!("{get}X-A: {}", "a".repeat(1 << 20)).as_bytes());
     // Within what is read at all, the answer is an error as all others.
-    let refused = answer(&server.raw(many(150).as_bytes()));
+    let refused = Answer::parse(&server.raw(many(150).as_bytes()));
     assert!(refused.json()["error"]["message"].as_str().unwrap().contains("152 headers"));
     assert_eq!(server.get("/health").status, 200);
 }
@@ -152,7 +153,7 @@ fn connections_beyond_the_limit_get_503_and_places_come_back() {
         assert_eq!(&byte, b"HTTP/1.1 200");
     }
     let mut refused = server.connect();
-    let refused = answer(&read_all(&mut refused));
+    let refused = Answer::parse(&read_all(&mut refused));
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
     assert_eq!(refused.header("content-length"), Some(refused.body.len().to_string().as_str()));
     assert_eq!(refused.json()["error"]["type"], "server_error");

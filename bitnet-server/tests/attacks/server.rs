@@ -12,6 +12,8 @@ use bitnet_inference::{GenerateOptions, Model};
 use bitnet_server::{AccessLog, LogFormat, Served, ServerConfig, serve};
 use serde_json::{Value, json};
 
+use crate::answer::Answer;
+
 /// How long anything may take before a test gives up.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
@@ -78,18 +80,7 @@ impl Lines {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    pub(crate) body: String,
-}
-
 impl Answer {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
-    }
-
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let line = self.head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")))?;
         Some(line.trim())
@@ -114,7 +105,7 @@ impl Server {
     pub(crate) fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
         let mut bytes = request(method, path, &format!("Connection: close\r\n{headers}"), body);
         bytes.extend_from_slice(body);
-        answer(&self.raw(&bytes))
+        Answer::parse(&self.raw(&bytes))
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -192,24 +183,6 @@ pub(crate) fn read_all(stream: &mut TcpStream) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Reads an answer whose chunks, if it has any, are put together.
-pub(crate) fn answer(text: &str) -> Answer {
-    let (head, mut rest) =
-        text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut body = String::new();
-    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        while let Some((len, after)) = rest.split_once("\r\n") {
-            let len = usize::from_str_radix(len, 16).unwrap();
-            body.push_str(&after[..len]);
-            rest = after[len..].strip_prefix("\r\n").unwrap_or_default();
-        }
-    } else {
-        body.push_str(rest);
-    }
-    Answer { status, head: head.to_owned(), body }
 }
 
 pub(crate) fn greedy(prompt: &str, max_tokens: usize) -> Value {

@@ -14,6 +14,8 @@ use bitnet_inference::{LoadOptions, Model};
 use bitnet_server::{Served, ServerConfig, serve};
 use serde_json::Value;
 
+pub(crate) use crate::answer::Answer;
+
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Engine,
@@ -81,17 +83,7 @@ fn serve_model(model: Model, api_keys: &[&str], config: EngineConfig) -> Running
     Running { address, engine, stop, thread: Some(thread) }
 }
 
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    pub(crate) body: String,
-}
-
 impl Answer {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
-    }
-
     /// The texts of its events' data.
     pub(crate) fn data(&self) -> Vec<&str> {
         self.body.lines().filter_map(|line| line.strip_prefix("data: ")).collect()
@@ -130,19 +122,7 @@ pub(crate) fn ask_as(
     let mut stream = send(address, &head, body);
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let (head, mut rest) = text.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut body = String::new();
-    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        while let Some((len, after)) = rest.split_once("\r\n") {
-            let len = usize::from_str_radix(len, 16).unwrap();
-            body.push_str(&after[..len]);
-            rest = after[len..].strip_prefix("\r\n").unwrap_or_default();
-        }
-    } else {
-        body.push_str(rest);
-    }
-    Answer { status, head: head.to_owned(), body }
+    Answer::parse(&text)
 }
 
 pub(crate) fn get(server: &Running, path: &str) -> Answer {
